@@ -1,0 +1,152 @@
+//! What a member answers, and what it puts on disk before it does.
+
+use super::stored::Seen;
+use super::{Ranges, World};
+use crate::Id;
+use crate::config::{Ballot, Peer, RangeTag};
+use crate::event::Records;
+use crate::message::{Body, CallId, Refusal, ScanEntry};
+use crate::record::{Key, Record, Register};
+use crate::request::Cursor;
+
+/// The most keys in the answer to one scan.
+const SCAN_LIMIT: usize = 1024;
+
+/// An answer, and the commit that has to be on disk before it is given (0: none).
+type Answered = Result<(Body, u64), Refusal>;
+
+impl Ranges {
+    /// A question that only a member or a former member may answer.
+    pub(crate) fn on_question<R: Records>(
+        &mut self,
+        w: &mut World<'_, R>,
+        from: &Peer,
+        call: CallId,
+        question: Body,
+    ) {
+        let answered = match question {
+            Body::Prepare { at, key, ballot } => self.prepare(w, at, &key, ballot),
+            Body::Accept { at, key, ballot, register, next } => {
+                self.accept(w, at, &key, ballot, register, next)
+            }
+            Body::Read { at, key, with_value } => self.read(w, at, &key, with_value),
+            Body::Scan { at, after, through, limit } => {
+                self.scan(w, at, after.as_ref(), through, limit)
+            }
+            _ => return,
+        };
+        match answered {
+            Ok((body, seq)) => w.ctx.answer_after(seq, from, call, body),
+            Err(refusal) => w.ctx.answer(from, call, Body::Refused(refusal)),
+        }
+    }
+
+    /// Phase 1: promises the ballot and tells what was accepted. A node that is only in `prev` makes no
+    /// promise: every ballot of this epoch is above every one it could have accepted.
+    fn prepare<R: Records>(
+        &mut self,
+        w: &mut World<'_, R>,
+        at: RangeTag,
+        key: &Key,
+        ballot: Ballot,
+    ) -> Answered {
+        let known = self.duty(&w.ctx.me.node, at, key.hash())?;
+        let is_member = known.config.has_member(&w.ctx.me.node);
+        let adopted = known.seq;
+        let seen = self.stored.get(w.records, key).map_err(|_| Refusal::Broken)?;
+        let (old, mut seq) = (seen.record, seen.seq.max(adopted));
+        let (accepted, register) = (old.accepted, old.register.clone());
+        if is_member {
+            if old.promised > ballot {
+                return Err(Refusal::Promised(old.promised));
+            }
+            if old.promised < ballot {
+                self.may_write(w)?;
+                let new = Record { promised: ballot, ..old.clone() };
+                seq = self.stored.put(w.ctx, key, &old, new);
+            }
+        }
+        Ok((Body::Promised { accepted, register }, seq))
+    }
+
+    /// Phase 2: accepts the state, and promises the proposer's next ballot with the same write.
+    fn accept<R: Records>(
+        &mut self,
+        w: &mut World<'_, R>,
+        at: RangeTag,
+        key: &Key,
+        ballot: Ballot,
+        register: Register,
+        next: Option<Ballot>,
+    ) -> Answered {
+        let known = self.duty(&w.ctx.me.node, at, key.hash())?;
+        if !known.config.has_member(&w.ctx.me.node) {
+            return Err(Refusal::NotMember);
+        }
+        let adopted = known.seq;
+        let seen = self.stored.get(w.records, key).map_err(|_| Refusal::Broken)?;
+        let old = seen.record;
+        if old.accepted == ballot {
+            return Ok((Body::Accepted, seen.seq.max(adopted)));
+        }
+        if old.promised > ballot {
+            return Err(Refusal::Promised(old.promised));
+        }
+        self.may_write(w)?;
+        let promised = next.map_or(ballot, |next| next.max(ballot));
+        let new = Record { promised, accepted: ballot, register };
+        let seq = self.stored.put(w.ctx, key, &old, new);
+        Ok((Body::Accepted, seq))
+    }
+
+    /// Tells what was accepted, without a promise.
+    fn read<R: Records>(
+        &self,
+        w: &World<'_, R>,
+        at: RangeTag,
+        key: &Key,
+        with_value: bool,
+    ) -> Answered {
+        let adopted = self.duty(&w.ctx.me.node, at, key.hash())?.seq;
+        let seen = self.stored.get(w.records, key).map_err(|_| Refusal::Broken)?;
+        let accepted = seen.record.accepted;
+        let register = with_value.then_some(seen.record.register);
+        Ok((Body::Held { accepted, register }, seen.seq.max(adopted)))
+    }
+
+    /// Tells which keys were accepted, in the order of points.
+    fn scan<R: Records>(
+        &self,
+        w: &World<'_, R>,
+        at: RangeTag,
+        after: Option<&Cursor>,
+        through: Id,
+        limit: u32,
+    ) -> Answered {
+        let adopted = self.duty(&w.ctx.me.node, at, at.hi)?.seq;
+        let limit = (limit as usize).clamp(1, SCAN_LIMIT);
+        let page = self.stored.scan(w.records, after, through, limit);
+        let (page, end) = page.map_err(|_| Refusal::Broken)?;
+        let seq = page.iter().map(|(_, seen)| seen.seq).fold(adopted, u64::max);
+        let entries = page
+            .into_iter()
+            .map(|(key, Seen { record, .. })| ScanEntry {
+                key,
+                accepted: record.accepted,
+                live: record.is_live(),
+                size: record.register.value.map_or(0, |value| value.bytes.len() as u32),
+            })
+            .collect();
+        Ok((Body::Scanned { entries, end }, seq))
+    }
+
+    fn may_write<R: Records>(&self, w: &World<'_, R>) -> Result<(), Refusal> {
+        if w.ctx.is_broken() {
+            Err(Refusal::Broken)
+        } else if self.disk_full {
+            Err(Refusal::DiskFull)
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The change function of a register: what a client's operation makes of a key's state, and what the
+//! client is told.
+
+use crate::config::Ballot;
+use crate::record::{Done, Effect, Register, RequestId};
+use crate::request::{Answer, Condition, Operation};
+
+/// What a change does to a register.
+pub(super) struct Decision {
+    pub(super) outcome: Answer,
+    pub(super) register: Register,
+    pub(super) changes: bool,
+}
+
+/// The answer to a read.
+pub(super) fn found(register: &Register) -> Answer {
+    match &register.value {
+        Some(value) => Answer::Found { value: value.clone(), version: register.version },
+        None => Answer::Absent,
+    }
+}
+
+/// The change function: what becomes of the state, and what the client is told. A request that was
+/// carried out before is answered from the state and changes nothing. If the request may have a twin
+/// under way elsewhere, a refusal is noted in the state as well, so that the twin cannot succeed later.
+/// None if nobody can tell any more whether it was carried out.
+pub(super) fn decide(
+    current: Register,
+    ballot: Ballot,
+    request: RequestId,
+    retry: bool,
+    operation: &Operation,
+) -> Option<Decision> {
+    if let Some(done) = current.done.iter().find(|done| done.request == request) {
+        let outcome = answer_of(done.effect, done.version, operation);
+        return Some(Decision { outcome, register: current, changes: false });
+    }
+    if retry && current.may_have_forgotten(request) {
+        return None;
+    }
+    let exists = current.value.is_some();
+    let (condition, value) = match operation {
+        Operation::Put { condition, value, .. } => (condition, Some(value.clone())),
+        Operation::Delete { condition, .. } => (condition, None),
+        Operation::Get { .. } | Operation::List { .. } => {
+            let outcome = found(&current);
+            return Some(Decision { outcome, register: current, changes: false });
+        }
+    };
+    let holds = match condition {
+        Condition::Always => exists || value.is_some(),
+        Condition::Absent => !exists,
+        Condition::Exists => exists,
+        Condition::Version(versions) => exists && versions.contains(&current.version),
+    };
+    let effect = match (holds, &value, exists) {
+        (false, ..) => Effect::Refused,
+        (true, None, _) => Effect::Deleted,
+        (true, Some(_), true) => Effect::Replaced,
+        (true, Some(_), false) => Effect::Created,
+    };
+    let mut register = current;
+    if effect == Effect::Refused {
+        let version = if exists { register.version } else { Ballot::ZERO };
+        let outcome = answer_of(effect, version, operation);
+        if retry {
+            register.remember(Done { request, effect, version });
+        }
+        return Some(Decision { outcome, register, changes: retry });
+    }
+    register.version = ballot;
+    register.value = value;
+    register.remember(Done { request, effect, version: ballot });
+    Some(Decision { outcome: answer_of(effect, ballot, operation), register, changes: true })
+}
+
+fn answer_of(effect: Effect, version: Ballot, operation: &Operation) -> Answer {
+    match effect {
+        Effect::Created => Answer::Stored { version, created: true },
+        Effect::Replaced => Answer::Stored { version, created: false },
+        Effect::Deleted => Answer::Deleted,
+        Effect::Refused => match operation {
+            Operation::Delete { condition: Condition::Always, .. } => Answer::Absent,
+            _ => Answer::ConditionFailed { version: (version != Ballot::ZERO).then_some(version) },
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NodeId;
+    use crate::id::Id;
+    use crate::record::{Key, Value};
+
+    fn ballot(round: u64) -> Ballot {
+        Ballot { epoch: 1, round, node: NodeId { position: Id::MIN, incarnation: 1 }, boot: 1 }
+    }
+
+    fn put(condition: Condition) -> Operation {
+        let value = Value { content_type: "text/plain".into(), bytes: "v".into() };
+        Operation::Put { key: Key::new("k"), value, condition }
+    }
+
+    fn delete(condition: Condition) -> Operation {
+        Operation::Delete { key: Key::new("k"), condition }
+    }
+
+    fn apply(state: &mut Register, round: u64, request: u128, operation: &Operation) -> Answer {
+        let decision = decide(state.clone(), ballot(round), RequestId(request), false, operation)
+            .expect("it can be told");
+        *state = decision.register;
+        decision.outcome
+    }
+
+    #[test]
+    fn conditions_hold_or_change_nothing() {
+        let mut state = Register::ABSENT;
+        let created = apply(&mut state, 1, 1, &put(Condition::Absent));
+        assert_eq!(created, Answer::Stored { version: ballot(1), created: true });
+        let again = apply(&mut state, 2, 2, &put(Condition::Absent));
+        assert_eq!(again, Answer::ConditionFailed { version: Some(ballot(1)) });
+        let stale = apply(&mut state, 3, 3, &put(Condition::Version(vec![ballot(9)])));
+        assert_eq!(stale, Answer::ConditionFailed { version: Some(ballot(1)) });
+        let fresh = apply(&mut state, 4, 4, &put(Condition::Version(vec![ballot(1)])));
+        assert_eq!(fresh, Answer::Stored { version: ballot(4), created: false });
+        assert_eq!(apply(&mut state, 5, 5, &delete(Condition::Always)), Answer::Deleted);
+        assert_eq!(apply(&mut state, 6, 6, &delete(Condition::Always)), Answer::Absent);
+        let gone = apply(&mut state, 7, 7, &put(Condition::Exists));
+        assert_eq!(gone, Answer::ConditionFailed { version: None });
+    }
+
+    #[test]
+    fn a_request_is_carried_out_once() {
+        let mut state = Register::ABSENT;
+        let first = apply(&mut state, 1, 7, &put(Condition::Absent));
+        assert_eq!(apply(&mut state, 2, 7, &put(Condition::Absent)), first);
+        assert_eq!(apply(&mut state, 3, 8, &delete(Condition::Always)), Answer::Deleted);
+        assert_eq!(apply(&mut state, 4, 7, &put(Condition::Absent)), first);
+        assert_eq!(state.value, None);
+    }
+
+    #[test]
+    fn a_retry_too_old_to_be_remembered_changes_nothing() {
+        let mut state = Register::ABSENT;
+        for round in 1..=20 {
+            apply(&mut state, round, u128::from(round), &put(Condition::Always));
+        }
+        assert!(
+            decide(state.clone(), ballot(21), RequestId(1), true, &put(Condition::Always))
+                .is_none()
+        );
+        let known = decide(state.clone(), ballot(21), RequestId(20), true, &put(Condition::Always));
+        assert!(known.is_some_and(|decision| !decision.changes));
+        let new = decide(state, ballot(21), RequestId(21), true, &put(Condition::Always));
+        assert!(new.is_some_and(|decision| decision.changes));
+    }
+
+    #[test]
+    fn a_refusal_that_may_have_a_twin_is_remembered() {
+        let mut state = Register::ABSENT;
+        apply(&mut state, 1, 1, &put(Condition::Absent));
+        let create = put(Condition::Absent);
+        let refused =
+            decide(state.clone(), ballot(2), RequestId(2), true, &create).expect("it can be told");
+        assert!(refused.changes);
+        state = refused.register;
+        apply(&mut state, 3, 3, &delete(Condition::Always));
+        let twin = apply(&mut state, 4, 2, &create);
+        assert_eq!(twin, Answer::ConditionFailed { version: Some(ballot(1)) });
+        assert_eq!(state.value, None);
+    }
+}

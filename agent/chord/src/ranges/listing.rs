@@ -1,0 +1,207 @@
+//! Pages of keys: what a quorum of a range's members holds, in the order of points.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::round::Origin;
+use super::{Ranges, World};
+use crate::Id;
+use crate::call::{ListingId, RangeCall};
+use crate::config::{Config, NodeId, Peer, is_majority};
+use crate::event::Records;
+use crate::message::{Body, Refusal, ScanEntry};
+use crate::record::Key;
+use crate::request::{Answer, Cursor, Failure, ListedKey};
+use crate::time::Time;
+
+struct Listing {
+    origin: Origin,
+    config: Arc<Config>,
+    ask_prev: bool,
+    after: Option<Cursor>,
+    through: Id,
+    prefix: Arc<str>,
+    limit: u32,
+    deadline: Time,
+    pages: BTreeMap<NodeId, (Vec<ScanEntry>, bool)>,
+}
+
+/// The listings under way.
+#[derive(Default)]
+pub(super) struct Listings {
+    under_way: BTreeMap<ListingId, Listing>,
+    last: u64,
+}
+
+/// The fewest keys asked for at once, so that a narrow prefix does not need a round trip a key.
+const PAGE: u32 = 256;
+
+impl Ranges {
+    /// Lists the next keys of the range that covers this place.
+    pub(super) fn list<R: Records>(
+        &mut self,
+        w: &mut World<'_, R>,
+        origin: Origin,
+        after: Option<Cursor>,
+        prefix: Arc<str>,
+        limit: u32,
+        deadline: Time,
+    ) {
+        let start = match &after {
+            None => Id::MIN,
+            Some(Cursor::AfterKey(key)) => key.hash(),
+            Some(Cursor::AfterPoint(point)) => point.plus(Id::small(1)),
+        };
+        let Some(known) = self.current(start) else {
+            return self.finish_origin(w, origin, Err(Failure::NotMember(None)));
+        };
+        let config = Arc::clone(&known.config);
+        let ask_prev = known.must_ask_prev();
+        // The list runs from point 0 upwards; a range that wraps is listed in two parts.
+        let through = if start <= config.hi { config.hi } else { Id::MAX };
+        self.listings.last += 1;
+        let id = ListingId(self.listings.last);
+        let listing = Listing {
+            origin,
+            ask_prev,
+            config,
+            after,
+            through,
+            prefix,
+            limit,
+            deadline,
+            pages: BTreeMap::new(),
+        };
+        let everyone: Vec<Peer> = listing.config.everyone().cloned().collect();
+        self.listings.under_way.insert(id, listing);
+        for peer in everyone {
+            self.ask_page(w, id, &peer);
+        }
+    }
+
+    fn ask_page<R: Records>(&mut self, w: &mut World<'_, R>, id: ListingId, peer: &Peer) {
+        let Some(listing) = self.listings.under_way.get(&id) else { return };
+        let question = Body::Scan {
+            at: listing.config.tag(),
+            after: listing.after.clone(),
+            through: listing.through,
+            limit: listing.limit.max(PAGE),
+        };
+        let timeout = w.members.rto(&peer.node) * 2;
+        w.ctx.call(&w.members.current(peer), question, RangeCall::Listing(id).into(), timeout);
+    }
+
+    /// A member's page, or none in time.
+    pub(super) fn on_listing_answer<R: Records>(
+        &mut self,
+        w: &mut World<'_, R>,
+        id: ListingId,
+        from: NodeId,
+        answer: Option<Body>,
+    ) {
+        let Some(listing) = self.listings.under_way.get_mut(&id) else { return };
+        match answer {
+            Some(Body::Scanned { entries, end }) => {
+                listing.pages.insert(from, (entries, end));
+            }
+            Some(Body::Refused(Refusal::Newer(config))) => {
+                self.on_newer(w, *config);
+                return self.fail_listing(w, id, Failure::NotMember(None));
+            }
+            Some(Body::Refused(Refusal::Behind)) => {
+                let at = listing.config.tag();
+                let configs = self.configs_over(&at);
+                self.tell_decided(w, from, configs);
+                let Some(listing) = self.listings.under_way.get(&id) else { return };
+                if listing.deadline <= w.ctx.now {
+                    return self.fail_listing(w, id, too_few());
+                }
+                let peer = listing.config.everyone().find(|peer| peer.node == from).cloned();
+                if let Some(peer) = peer {
+                    self.ask_page(w, id, &peer);
+                }
+                return;
+            }
+            _ if listing.deadline <= w.ctx.now => {
+                return self.fail_listing(w, id, too_few());
+            }
+            _ => {
+                let peer = listing.config.everyone().find(|peer| peer.node == from).cloned();
+                if let Some(peer) = peer.filter(|peer| peer.node != w.ctx.me.node) {
+                    self.ask_page(w, id, &peer);
+                }
+                return;
+            }
+        }
+        if listing.is_agreed()
+            && let Some(listing) = self.listings.under_way.remove(&id)
+        {
+            let answer = listing.merge();
+            self.finish_origin(w, listing.origin, Ok(answer));
+        }
+    }
+
+    fn fail_listing<R: Records>(&mut self, w: &mut World<'_, R>, id: ListingId, failure: Failure) {
+        if let Some(listing) = self.listings.under_way.remove(&id) {
+            self.finish_origin(w, listing.origin, Err(failure));
+        }
+    }
+}
+
+fn too_few() -> Failure {
+    Failure::Unavailable("too few of the nodes that keep this range answered in time".into())
+}
+
+impl Listing {
+    fn is_agreed(&self) -> bool {
+        let majority_of = |set: &[Peer]| {
+            let count = set.iter().filter(|peer| self.pages.contains_key(&peer.node)).count();
+            is_majority(count, set.len())
+        };
+        majority_of(&self.config.members) && (!self.ask_prev || majority_of(&self.config.prev))
+    }
+
+    fn merge(&self) -> Answer {
+        let (merged, horizon) = merge_pages(self.pages.values());
+        let mut keys = Vec::new();
+        let mut next = match horizon {
+            Some(key) => Some(Cursor::AfterKey(key)),
+            None if self.through == Id::MAX => None,
+            None => Some(Cursor::AfterPoint(self.through)),
+        };
+        for (key, newest) in merged {
+            if newest.live && key.name().starts_with(&*self.prefix) {
+                keys.push(ListedKey { key: key.clone(), size: newest.size });
+            }
+            if keys.len() >= self.limit as usize {
+                next = Some(Cursor::AfterKey(key));
+                break;
+            }
+        }
+        Answer::Listed { keys, next }
+    }
+}
+
+/// Joins pages of several nodes: for each key the entry with the highest ballot, up to where every page
+/// reaches; and the last key that all pages are sure about, or none if all reach to the end.
+pub(super) fn merge_pages<'a>(
+    pages: impl Iterator<Item = &'a (Vec<ScanEntry>, bool)>,
+) -> (BTreeMap<Key, ScanEntry>, Option<Key>) {
+    let mut merged: BTreeMap<Key, ScanEntry> = BTreeMap::new();
+    let mut horizon: Option<Key> = None;
+    for (entries, end) in pages {
+        if !end && let Some(last) = entries.last() {
+            horizon = Some(horizon.map_or(last.key.clone(), |other| other.min(last.key.clone())));
+        }
+        for entry in entries {
+            let newest = merged.entry(entry.key.clone()).or_insert_with(|| entry.clone());
+            if newest.accepted < entry.accepted {
+                *newest = entry.clone();
+            }
+        }
+    }
+    if let Some(horizon) = &horizon {
+        merged.retain(|key, _| key <= horizon);
+    }
+    (merged, horizon)
+}

@@ -1,0 +1,374 @@
+//! The data of the ring: ranges of the circle, who keeps them, and the registers of their keys.
+//!
+//! Safety does not rest on the ring pointers. The members of a range in one epoch are decided in a
+//! write-once slot by the members of the epoch before ("sealed predecessor"), every data message names
+//! its range and epoch, and a node that has adopted an epoch answers nothing older. Within an epoch each
+//! key is a register of its own (CASPaxos, Rystsov 2018).
+//!
+//! - [`acceptor`]: what a member answers, and what it writes before it does
+//! - [`register`], [`round`]: rounds for one key: read, prepare, accept
+//! - [`change`]: what an operation makes of a key's state
+//! - [`operate`]: the way of a client's operation to a member that carries it out
+//! - [`listing`]: pages of keys, agreed by a quorum
+//! - [`config_change`]: slots, decisions, adoption
+//! - [`repair`]: what the leader of a range does: split, replace, sweep, compare, release
+//! - [`transfer`]: a pass over the keys of a range
+//! - [`stored`]: the records of this node, with what is not yet on disk
+
+mod acceptor;
+mod change;
+mod config_change;
+mod listing;
+mod operate;
+mod register;
+mod repair;
+mod round;
+mod stored;
+mod transfer;
+
+pub(crate) use operate::Errand;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::Id;
+use crate::call::{OperationId, RangeCall, RoundId};
+use crate::config::{Config, NodeId, Peer, RangeTag, Slot};
+use crate::context::Context;
+use crate::event::{Notice, Records, StoreError};
+use crate::membership::{MemberChange, Membership};
+use crate::message::{Body, Refusal};
+use crate::record::Key;
+use crate::request::{Cursor, LocalKey};
+use crate::time::Time;
+use crate::timer::Timer;
+use crate::view::{KeyCount, RangeView};
+
+/// What a part of the node works with, beside its own state.
+pub(crate) struct World<'a, R> {
+    pub(crate) ctx: &'a mut Context,
+    pub(crate) records: &'a R,
+    pub(crate) members: &'a Membership,
+}
+
+/// A configuration that this node adopted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    config: Arc<Config>,
+    /// Whether the members have everything that `prev` had. Never becomes false again.
+    swept: bool,
+    /// Whether this node has no more duties here, and its keys may go.
+    released: bool,
+    /// The commit that puts the adoption on disk: nothing is answered in this epoch before it is.
+    #[serde(skip)]
+    seq: u64,
+}
+
+impl Known {
+    /// The rest of a range of which this node knows that it was split, but not what became of this part.
+    /// It answers for nothing here, not even in an epoch before.
+    fn sealed(old: &Config, hi: Id) -> Self {
+        let Config { lo, epoch, .. } = *old;
+        let config = Config { lo, hi, epoch, members: Vec::new(), prev: Vec::new() };
+        Self { config: Arc::new(config), swept: true, released: false, seq: 0 }
+    }
+
+    fn is_sealed(&self) -> bool {
+        self.config.members.is_empty()
+    }
+
+    fn must_ask_prev(&self) -> bool {
+        !self.swept && !self.config.prev.is_empty()
+    }
+}
+
+/// When something is to be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Wake {
+    /// A round starts over.
+    Round(RoundId),
+    /// An operation asks one more member.
+    Operation(OperationId),
+}
+
+/// The data part of a node.
+#[derive(Default)]
+pub(crate) struct Ranges {
+    /// The latest adopted configuration of each range, by its last point.
+    known: BTreeMap<Id, Known>,
+    slots: BTreeMap<RangeTag, Slot>,
+    /// Configurations heard of that need not be this node's: where to send operations.
+    hints: BTreeMap<Id, Arc<Config>>,
+    stored: stored::Stored,
+    registers: register::Registers,
+    operations: operate::Operations,
+    listings: listing::Listings,
+    changes: config_change::Changes,
+    leading: BTreeMap<Id, repair::Leading>,
+    passes: transfer::Passes,
+    wakes: BTreeSet<(Time, Wake)>,
+    /// Members that missed something, to be told to the leaders of their ranges.
+    missed: BTreeSet<(RangeTag, NodeId)>,
+    disk_full: bool,
+    drained: bool,
+    /// Until when operations that come in are taken for old ones.
+    backlog_until: Option<Time>,
+    /// From when what it says of other nodes can be trusted again.
+    knows_members_from: Option<Time>,
+}
+
+impl Ranges {
+    /// The data part as the store left it.
+    ///
+    /// # Errors
+    /// The name of a meta record that cannot be read.
+    pub(crate) fn restore(meta: &[(String, Bytes)]) -> Result<Self, String> {
+        let mut ranges = Self::default();
+        for (name, bytes) in meta {
+            if name.starts_with("range/") {
+                let known: Known = postcard::from_bytes(bytes).map_err(|_| name.clone())?;
+                ranges.known.insert(known.config.hi, known);
+            } else if name.starts_with("slot/") {
+                let (tag, slot) = postcard::from_bytes(bytes).map_err(|_| name.clone())?;
+                ranges.slots.insert(tag, slot);
+            }
+        }
+        Ok(ranges)
+    }
+
+    /// Counts the keys on disk and starts the work that is due.
+    pub(crate) fn start<R: Records>(&mut self, w: &mut World<'_, R>) -> Result<(), String> {
+        self.stored.count(w.records).map_err(|e| e.to_string())?;
+        w.ctx.timers.set(Timer::Reconcile, w.ctx.now);
+        Ok(())
+    }
+
+    /// The first range of a new ring: the whole circle, kept by this node alone.
+    pub(crate) fn found<R: Records>(&mut self, w: &mut World<'_, R>) -> u64 {
+        let me = w.ctx.me.clone();
+        let position = me.node.position;
+        let config =
+            Config { lo: position, hi: position, epoch: 1, members: vec![me], prev: Vec::new() };
+        self.adopt(w, &[config])
+    }
+
+    /// The adopted configuration that counts for this point: the one with the highest epoch.
+    fn current(&self, point: Id) -> Option<&Known> {
+        self.known
+            .values()
+            .filter(|known| known.config.covers(point))
+            .max_by_key(|known| known.config.epoch)
+    }
+
+    /// Whether no later configuration that this node adopted covers the end of this range.
+    fn is_current(&self, known: &Known) -> bool {
+        self.current(known.config.hi).is_some_and(|top| top.config.epoch == known.config.epoch)
+    }
+
+    /// The best configuration to send an operation on this point to, adopted or only heard of.
+    pub(crate) fn best_known(&self, point: Id) -> Option<Arc<Config>> {
+        let hint = self.hints.values().filter(|c| c.covers(point)).max_by_key(|c| c.epoch);
+        let own = self.current(point).filter(|known| !known.is_sealed());
+        let own = own.map(|known| &known.config);
+        [hint, own].into_iter().flatten().max_by_key(|c| c.epoch).cloned()
+    }
+
+    /// Remembers a configuration that another node told.
+    fn learn(&mut self, config: &Config) {
+        if self.hints.get(&config.hi).is_none_or(|hint| hint.epoch < config.epoch) {
+            self.hints.insert(config.hi, Arc::new(config.clone()));
+        }
+        if self.hints.len() > HINTS_KEPT {
+            self.hints.clear();
+        }
+    }
+
+    /// The rule every question about data begins with: it is answered only in the epoch this node has
+    /// adopted, and only if the node has a duty there.
+    fn duty(&self, me: &NodeId, at: RangeTag, point: Id) -> Result<&Known, Refusal> {
+        let Some(known) = self.current(point) else { return Err(Refusal::Behind) };
+        if known.config.tag() != at {
+            return Err(if known.is_sealed() && known.config.epoch >= at.epoch {
+                Refusal::NotMember
+            } else if known.config.epoch > at.epoch {
+                Refusal::Newer(Box::new((*known.config).clone()))
+            } else {
+                Refusal::Behind
+            });
+        }
+        let has_duty = known.config.has_member(me) || known.config.has_prev(me);
+        if has_duty && !known.released { Ok(known) } else { Err(Refusal::NotMember) }
+    }
+
+    /// Sets a wake-up.
+    fn wake_at(&mut self, ctx: &mut Context, at: Time, wake: Wake) {
+        self.wakes.insert((at, wake));
+        ctx.timers.set_earlier(Timer::Retry, at);
+    }
+
+    /// What waited has waited long enough.
+    pub(crate) fn on_retry<R: Records>(&mut self, w: &mut World<'_, R>) {
+        while let Some((at, wake)) = self.wakes.first().copied() {
+            if at > w.ctx.now {
+                w.ctx.timers.set_earlier(Timer::Retry, at);
+                return;
+            }
+            self.wakes.pop_first();
+            match wake {
+                Wake::Round(round) => self.restart_round(w, round),
+                Wake::Operation(operation) => self.ask_next(w, operation),
+            }
+        }
+    }
+
+    /// An answer to a question of the data part, or `None` if it did not come in time.
+    pub(crate) fn on_answer<R: Records>(
+        &mut self,
+        w: &mut World<'_, R>,
+        from: NodeId,
+        purpose: RangeCall,
+        answer: Option<Body>,
+    ) {
+        match purpose {
+            RangeCall::Round(round, phase) => self.on_round_answer(w, round, phase, from, answer),
+            RangeCall::Listing(listing) => self.on_listing_answer(w, listing, from, answer),
+            RangeCall::Pass(pass, page) => self.on_pass_answer(w, pass, page, from, answer),
+            RangeCall::Change(change) => self.on_change_answer(w, change, from, answer),
+            RangeCall::Adopt => {}
+            RangeCall::Config(point) => self.on_config_answer(w, from, point, answer),
+            RangeCall::Forward(operation) => self.on_forwarded(w, operation, from, answer),
+        }
+    }
+
+    /// Everything up to this commit is on disk.
+    pub(crate) fn on_persisted(&mut self, seq: u64) {
+        self.stored.on_persisted(seq);
+    }
+
+    /// Whether the disk has room.
+    pub(crate) fn set_disk_full(&mut self, ctx: &mut Context, full: bool) {
+        if self.disk_full != full {
+            self.disk_full = full;
+            ctx.notify(Notice::DiskFull { full });
+        }
+    }
+
+    /// Members came, went, or were away: leaders look at their ranges.
+    pub(crate) fn on_member_changes(&mut self, ctx: &mut Context, changes: &[MemberChange]) {
+        for change in changes {
+            if let MemberChange::Recovered(node) | MemberChange::Restarted(node) = change {
+                for leading in self.leading.values_mut() {
+                    leading.mark_lagging(*node);
+                }
+            }
+        }
+        ctx.timers.set_earlier(Timer::Reconcile, ctx.now + Duration::from_millis(10));
+    }
+
+    /// This node was stopped for a while: who leads a range looks at its members again. What comes in now
+    /// may have waited for it so long that its client was served elsewhere.
+    pub(crate) fn on_pause(&mut self, ctx: &Context) {
+        self.leading.clear();
+        let end = ctx.now + BACKLOG;
+        self.backlog_until = Some(end);
+        self.knows_members_from = Some(end + ctx.settings.suspect_after);
+    }
+
+    /// The nodes this one shares a range with: their silence matters.
+    pub(crate) fn co_members(&self) -> impl Iterator<Item = &Peer> {
+        let held = self.known.values().filter(|known| !known.released);
+        held.flat_map(|known| known.config.everyone())
+    }
+
+    /// Whether this node has handed over every range.
+    pub(crate) const fn is_drained(&self) -> bool {
+        self.drained
+    }
+
+    /// What this node reports of its ranges.
+    pub(crate) fn views<R: Records>(&self, w: &World<'_, R>) -> Vec<RangeView> {
+        let me = w.ctx.me.node;
+        self.known
+            .values()
+            .filter(|known| !known.released && self.is_current(known))
+            .filter(|known| known.config.has_member(&me) || known.must_ask_prev())
+            .map(|known| {
+                let config = &known.config;
+                let leads = self.leads(w, config);
+                let lagging = self.leading.get(&config.hi).filter(|_| leads);
+                RangeView {
+                    lo: config.lo,
+                    hi: config.hi,
+                    epoch: config.epoch,
+                    members: config.members.clone(),
+                    prev: if known.swept { Vec::new() } else { config.prev.clone() },
+                    leads,
+                    unswept: known.must_ask_prev(),
+                    lagging: lagging.map(repair::Leading::lagging).unwrap_or_default(),
+                    keys: self.stored.live_in(w.records, config.lo, config.hi),
+                }
+            })
+            .collect()
+    }
+
+    /// At most `limit` live keys held here, after a key, and whether there are no more.
+    pub(crate) fn local_keys<R: Records>(
+        &self,
+        w: &World<'_, R>,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<(Vec<LocalKey>, bool), StoreError> {
+        let mut keys = Vec::new();
+        let mut after = after.map(|key| Cursor::AfterKey(key.clone()));
+        loop {
+            let (page, end) = self.stored.scan(w.records, after.as_ref(), Id::MAX, limit.max(1))?;
+            after = page.last().map(|(key, _)| Cursor::AfterKey(key.clone()));
+            for (key, seen) in page {
+                let Some(value) = seen.record.register.value else { continue };
+                let Some(known) = self.current(key.hash()).filter(|known| !known.released) else {
+                    continue;
+                };
+                let members = owner_first(&known.config.members, known.config.hi);
+                let owned = members.first().is_some_and(|peer| peer.node == w.ctx.me.node);
+                let version = seen.record.register.version;
+                keys.push(LocalKey { size: value.bytes.len() as u32, key, version, owned });
+                if keys.len() >= limit {
+                    return Ok((keys, false));
+                }
+            }
+            if end || after.is_none() {
+                return Ok((keys, true));
+            }
+        }
+    }
+
+    /// How many keys this node owns, and holds for others.
+    pub(crate) fn key_count(me: &NodeId, views: &[RangeView]) -> KeyCount {
+        let mut count = KeyCount::default();
+        for view in views {
+            if owner_first(&view.members, view.hi).first().is_some_and(|p| p.node == *me) {
+                count.owned += view.keys;
+            } else if view.members.iter().any(|peer| peer.node == *me) {
+                count.replica += view.keys;
+            }
+        }
+        count
+    }
+}
+
+/// Members in the order of preference for proposing: the first at or after the end of the range (its
+/// owner), then clockwise, so that the predecessor comes last.
+pub(crate) fn owner_first(members: &[Peer], hi: Id) -> Vec<Peer> {
+    let mut ordered = members.to_vec();
+    ordered.sort_by_key(|peer| hi.distance_to(peer.node.position));
+    ordered
+}
+
+/// How long it takes to work off what arrived while this node was stopped.
+const BACKLOG: Duration = Duration::from_millis(100);
+/// How many configurations of other nodes' ranges are remembered.
+const HINTS_KEPT: usize = 4096;

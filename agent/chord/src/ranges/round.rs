@@ -1,0 +1,164 @@
+//! One round for one key: what it has been told, and whether that is enough.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::call::{OperationId, PassId};
+use crate::config::{Ballot, Config, NodeId, Peer, is_majority};
+use crate::message::{CallId, Refusal};
+use crate::record::{Key, Register, RequestId};
+use crate::request::{Answer, Failure, Operation};
+use crate::time::Time;
+
+/// Who wants a job done.
+#[derive(Debug, Clone)]
+pub(super) enum Origin {
+    /// A client of this node.
+    Here(OperationId),
+    /// Another node, for its client.
+    There(Peer, CallId),
+    /// A pass over a range: the state is to be accepted again as it is.
+    Pass(PassId, Key),
+}
+
+/// Something to be done with one key.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) origin: Origin,
+    pub(super) task: Task,
+    pub(super) deadline: Time,
+}
+
+/// What is to be done with a key.
+#[derive(Debug, Clone)]
+pub(super) enum Task {
+    /// Read it.
+    Get,
+    /// Accept its state again, so that all members have it in this epoch.
+    Identity,
+    /// Change it.
+    Change { request: RequestId, retry: bool, operation: Box<Operation> },
+}
+
+/// How far a round has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Read,
+    Prepare,
+    Accept,
+    /// Answered; late members are still listened to.
+    Done,
+    /// Waiting before it starts over.
+    Waiting,
+}
+
+/// One round.
+#[derive(Debug)]
+pub(super) struct Round {
+    pub(super) key: Key,
+    pub(super) jobs: Vec<Job>,
+    pub(super) config: Arc<Config>,
+    /// Whether a majority of `prev` has to answer the first phase too.
+    pub(super) ask_prev: bool,
+    pub(super) stage: Stage,
+    /// Counts the questions put to all: an answer to an earlier one is not taken for this one's.
+    pub(super) phase: u32,
+    pub(super) ballot: Ballot,
+    pub(super) next: Ballot,
+    /// The state proposed in the second phase, and what to answer when it is chosen.
+    pub(super) proposal: Register,
+    pub(super) outcome: Option<Result<Answer, Failure>>,
+    pub(super) answers: BTreeMap<NodeId, (Ballot, Option<Register>)>,
+    pub(super) refused: BTreeMap<NodeId, Refusal>,
+    pub(super) asked: BTreeSet<NodeId>,
+    pub(super) attempts: u32,
+    /// Whether a change was ever sent out to be accepted.
+    pub(super) proposed: bool,
+}
+
+impl Round {
+    pub(super) fn enter(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.phase += 1;
+        self.answers.clear();
+        self.refused.clear();
+        self.asked.clear();
+    }
+
+    /// Whether a member that was asked has neither answered nor refused yet.
+    pub(super) fn is_waiting(&self) -> bool {
+        let is_open = |n: &NodeId| !self.answers.contains_key(n) && !self.refused.contains_key(n);
+        self.asked.iter().any(is_open)
+    }
+
+    pub(super) fn majority_of(&self, set: &[Peer]) -> bool {
+        let count = set.iter().filter(|peer| self.answers.contains_key(&peer.node)).count();
+        is_majority(count, set.len())
+    }
+
+    /// P1: a majority of the members, and of `prev` while it has to be asked.
+    pub(super) fn first_phase_done(&self) -> bool {
+        self.majority_of(&self.config.members)
+            && (!self.ask_prev || self.majority_of(&self.config.prev))
+    }
+
+    /// P2: a majority of the members.
+    pub(super) fn second_phase_done(&self) -> bool {
+        self.majority_of(&self.config.members)
+    }
+
+    /// The state accepted under the highest ballot among all answers.
+    pub(super) fn highest(&self) -> Register {
+        self.answers
+            .values()
+            .max_by_key(|(accepted, _)| *accepted)
+            .and_then(|(_, register)| register.clone())
+            .unwrap_or(Register::ABSENT)
+    }
+
+    /// If every node of some majority of the members holds the highest ballot of all answers, that state
+    /// is chosen: its ballot, and the state if an answer brought it.
+    pub(super) fn settled(&self) -> Option<(Ballot, Option<Register>)> {
+        let top = self.answers.values().map(|(accepted, _)| *accepted).max()?;
+        let members = &self.config.members;
+        let holds = |peer: &&Peer| self.answers.get(&peer.node).is_some_and(|a| a.0 == top);
+        if !is_majority(members.iter().filter(holds).count(), members.len()) {
+            return None;
+        }
+        let register = self.answers.values().find(|a| a.0 == top && a.1.is_some());
+        Some((top, register.and_then(|a| a.1.clone())))
+    }
+
+    /// Whether so many refused that the stage can never be done.
+    pub(super) fn is_hopeless(&self) -> bool {
+        let possible = |set: &[Peer]| {
+            let count = set.iter().filter(|peer| !self.refused.contains_key(&peer.node)).count();
+            is_majority(count, set.len())
+        };
+        let asks_prev = self.stage != Stage::Accept && self.ask_prev;
+        !possible(&self.config.members) || (asks_prev && !possible(&self.config.prev))
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.refused.values().any(|refusal| *refusal == Refusal::DiskFull)
+            && !self
+                .refused
+                .values()
+                .any(|refusal| matches!(refusal, Refusal::Newer(_) | Refusal::Promised(_)))
+    }
+
+    /// What to tell the client when the round is given up.
+    pub(super) fn failure(&self) -> Failure {
+        if self.proposed {
+            Failure::MaybeApplied
+        } else if self.is_full() {
+            Failure::DiskFull
+        } else {
+            let answered = self.answers.len();
+            let members = self.config.members.len();
+            Failure::Unavailable(format!(
+                "only {answered} of the {members} nodes that keep this key answered in time; a majority is needed"
+            ))
+        }
+    }
+}

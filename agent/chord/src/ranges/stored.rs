@@ -1,0 +1,171 @@
+//! The records of this node as its answers have to see them: what is on disk, and over it what has been
+//! handed out to be written and is not known to be there yet.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::Id;
+use crate::context::Context;
+use crate::event::{Records, StoreError, Write};
+use crate::record::{Key, Record};
+use crate::request::Cursor;
+
+/// Keys are counted in this many arcs of equal length.
+const BUCKETS: usize = 4096;
+const PAGE: usize = 1024;
+
+/// The records of this node.
+#[derive(Default)]
+pub(super) struct Stored {
+    /// Written but not known to be on disk, with the number of the commit.
+    pending: BTreeMap<Key, (u64, Record)>,
+    order: VecDeque<(u64, Key)>,
+    /// Live keys in each arc of the circle.
+    live: Vec<u32>,
+}
+
+/// A record and the commit that has to be on disk before it may be told to anyone (0: it is).
+pub(super) struct Seen {
+    pub(super) record: Record,
+    pub(super) seq: u64,
+}
+
+impl Stored {
+    /// The record of a key; an empty one if there is none.
+    pub(super) fn get(&self, records: &impl Records, key: &Key) -> Result<Seen, StoreError> {
+        if let Some((seq, record)) = self.pending.get(key) {
+            return Ok(Seen { record: record.clone(), seq: *seq });
+        }
+        Ok(Seen { record: records.get(key)?.unwrap_or(Record::EMPTY), seq: 0 })
+    }
+
+    /// Writes a record over `old` and returns the number of the commit.
+    pub(super) fn put(&mut self, ctx: &mut Context, key: &Key, old: &Record, new: Record) -> u64 {
+        self.recount(key, old.is_live(), new.is_live());
+        let seq = ctx.persist(Write::Record(key.clone(), new.clone()));
+        self.note(seq, key, new);
+        seq
+    }
+
+    /// Removes the record of a key.
+    pub(super) fn forget(&mut self, ctx: &mut Context, key: &Key, old: &Record) {
+        self.recount(key, old.is_live(), false);
+        let seq = ctx.persist(Write::Forget(key.clone()));
+        self.note(seq, key, Record::EMPTY);
+    }
+
+    fn note(&mut self, seq: u64, key: &Key, record: Record) {
+        self.pending.insert(key.clone(), (seq, record));
+        self.order.push_back((seq, key.clone()));
+    }
+
+    /// Everything up to this commit can be read from the store again.
+    pub(super) fn on_persisted(&mut self, seq: u64) {
+        while self.order.front().is_some_and(|(other, _)| *other <= seq) {
+            if let Some((written, key)) = self.order.pop_front()
+                && self.pending.get(&key).is_some_and(|(latest, _)| *latest == written)
+            {
+                self.pending.remove(&key);
+            }
+        }
+    }
+
+    /// At most `limit` records after a place and up to a point, and whether there are no more.
+    pub(super) fn scan(
+        &self,
+        records: &impl Records,
+        after: Option<&Cursor>,
+        through: Id,
+        limit: usize,
+    ) -> Result<(Vec<(Key, Seen)>, bool), StoreError> {
+        let on_disk = records.scan(after, through, limit)?;
+        let full = on_disk.len() >= limit;
+        let horizon = on_disk.last().filter(|_| full).map(|(key, _)| key.clone());
+        let mut merged: BTreeMap<Key, Seen> =
+            on_disk.into_iter().map(|(key, record)| (key, Seen { record, seq: 0 })).collect();
+        for (key, (seq, record)) in &self.pending {
+            let in_page = is_after(key, after)
+                && key.hash() <= through
+                && horizon.as_ref().is_none_or(|last| key <= last);
+            if in_page {
+                merged.insert(key.clone(), Seen { record: record.clone(), seq: *seq });
+            }
+        }
+        let more = full || merged.len() > limit;
+        let page = merged.into_iter().take(limit.max(1)).collect();
+        Ok((page, !more))
+    }
+
+    /// Counts the keys on disk, once at the start.
+    pub(super) fn count(&mut self, records: &impl Records) -> Result<(), StoreError> {
+        self.live = vec![0; BUCKETS];
+        let mut after = None;
+        loop {
+            let page = records.scan(after.as_ref(), Id::MAX, PAGE)?;
+            for (key, record) in &page {
+                self.recount(key, false, record.is_live());
+            }
+            match page.last() {
+                Some((key, _)) if page.len() >= PAGE => {
+                    after = Some(Cursor::AfterKey(key.clone()));
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn recount(&mut self, key: &Key, was_live: bool, is_live: bool) {
+        if let Some(count) = self.live.get_mut(bucket_of(key.hash())) {
+            match (was_live, is_live) {
+                (false, true) => *count += 1,
+                (true, false) => *count = count.saturating_sub(1),
+                _ => {}
+            }
+        }
+    }
+
+    /// How many live keys lie in (lo, hi].
+    pub(super) fn live_in(&self, records: &impl Records, lo: Id, hi: Id) -> u64 {
+        let up_to = |point| self.live_up_to(records, point);
+        if lo < hi {
+            up_to(hi).saturating_sub(up_to(lo))
+        } else {
+            let all = self.live.iter().map(|count| u64::from(*count)).sum::<u64>();
+            all.saturating_sub(up_to(lo)) + up_to(hi)
+        }
+    }
+
+    /// Live keys from the start of the circle up to a point: whole arcs by their count, the last one by
+    /// looking.
+    fn live_up_to(&self, records: &impl Records, point: Id) -> u64 {
+        let bucket = bucket_of(point);
+        let whole: u64 = self.live.iter().take(bucket).map(|count| u64::from(*count)).sum();
+        if self.live.get(bucket).is_none_or(|count| *count == 0) {
+            return whole;
+        }
+        let mut start = [0; 20];
+        start[0] = (bucket >> 4) as u8;
+        start[1] = ((bucket & 0xf) << 4) as u8;
+        let start = Id::from_bytes(start);
+        let after = (start != Id::MIN).then(|| Cursor::AfterPoint(start.plus(Id::MAX)));
+        let held = self.live[bucket] as usize;
+        let part = self.scan(records, after.as_ref(), point, held.saturating_mul(4).max(PAGE));
+        whole
+            + part.map_or(0, |(page, _)| {
+                page.iter().filter(|(_, seen)| seen.record.is_live()).count() as u64
+            })
+    }
+}
+
+fn bucket_of(point: Id) -> usize {
+    let bytes = point.as_bytes();
+    usize::from(bytes[0]) << 4 | usize::from(bytes[1]) >> 4
+}
+
+/// Whether a key comes after this place.
+pub(super) fn is_after(key: &Key, place: Option<&Cursor>) -> bool {
+    match place {
+        None => true,
+        Some(Cursor::AfterKey(last)) => key > last,
+        Some(Cursor::AfterPoint(point)) => key.hash() > *point,
+    }
+}

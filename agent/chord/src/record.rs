@@ -1,0 +1,241 @@
+//! What is stored for a key: the register of CASPaxos, with its value and recent request ids.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::Id;
+use crate::config::Ballot;
+
+/// How many request ids a key remembers, so that a retry is answered and not applied again.
+pub const REQUEST_IDS_KEPT: usize = 16;
+
+/// A key and the point it hashes to. Ordered by point, then by name: the order of storage.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Key {
+    hash: Id,
+    name: Arc<str>,
+}
+
+impl Key {
+    /// The key of this name; its point is the SHA-1 of the name.
+    pub fn new(name: &str) -> Self {
+        Self { hash: Id::hash(name.as_bytes()), name: name.into() }
+    }
+
+    /// The point of the circle.
+    pub const fn hash(&self) -> Id {
+        self.hash
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The stored form: the 20 bytes of the point, then the name, so that byte order is ring order.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [self.hash.as_bytes(), self.name.as_bytes()].concat()
+    }
+
+    /// Reads the stored form; `None` if it is not one.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (hash, name) = bytes.split_first_chunk()?;
+        Some(Self { hash: Id::from_bytes(*hash), name: str::from_utf8(name).ok()?.into() })
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.name)
+    }
+}
+
+/// A value as a client stored it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Value {
+    /// The media type the client gave, kept as it is.
+    pub content_type: Arc<str>,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.bytes.len())
+    }
+}
+
+/// Identifies one request of a client over all its retries.
+///
+/// The id of an agent begins with the time the request came, so that a key can tell that a retry is too
+/// old for its memory. An id made of a client's own text has the highest bit set and no time in it.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct RequestId(pub u128);
+
+impl RequestId {
+    const GIVEN: u128 = 1 << 127;
+
+    /// The id of a request that came at this time (microseconds on the agent's clock), with a number
+    /// that no other request of that moment has.
+    pub const fn at(micros: u64, number: u64) -> Self {
+        Self((micros as u128) << 64 & !Self::GIVEN | number as u128)
+    }
+
+    /// The id of a request that the client itself identifies, by a hash of its text.
+    pub const fn given(hash: u128) -> Self {
+        Self(hash | Self::GIVEN)
+    }
+
+    const fn has_time(self) -> bool {
+        self.0 & Self::GIVEN == 0
+    }
+}
+
+/// What a change did, remembered with the id of its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// The key did not exist and was stored.
+    Created,
+    /// The key existed and got a new value.
+    Replaced,
+    /// The key existed and was deleted.
+    Deleted,
+    /// A condition did not hold; nothing was changed. Kept so that a late duplicate changes nothing.
+    Refused,
+}
+
+/// A request that was carried out on this key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// The request.
+    pub request: RequestId,
+    /// What it did.
+    pub effect: Effect,
+    /// The version that it made, or found.
+    pub version: Ballot,
+}
+
+/// The state of a key that the members agree on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Register {
+    /// The ballot of the round that changed the value: the ETag. A re-proposal leaves it alone.
+    pub version: Ballot,
+    /// The value; `None` is a tombstone, or a key never written.
+    pub value: Option<Value>,
+    /// The last requests carried out, oldest first, at most [`REQUEST_IDS_KEPT`].
+    pub done: Vec<Done>,
+    /// The latest of the requests carried out that are not in `done` any more.
+    pub forgotten: RequestId,
+}
+
+impl Register {
+    /// A key that was never written.
+    pub const ABSENT: Self =
+        Self { version: Ballot::ZERO, value: None, done: Vec::new(), forgotten: RequestId(0) };
+
+    /// Notes that `request` was carried out, and forgets the oldest if there are too many.
+    pub fn remember(&mut self, done: Done) {
+        if self.done.len() >= REQUEST_IDS_KEPT {
+            let forgotten = self.done.drain(..=self.done.len() - REQUEST_IDS_KEPT);
+            let timed = forgotten.map(|done| done.request).filter(|request| request.has_time());
+            self.forgotten = timed.max().unwrap_or_default().max(self.forgotten);
+        }
+        self.done.push(done);
+    }
+
+    /// Whether this request may have been carried out so long ago that it is not remembered.
+    pub fn may_have_forgotten(&self, request: RequestId) -> bool {
+        request.has_time() && request <= self.forgotten
+    }
+}
+
+/// What one node durably holds for a key: the state of an acceptor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// No ballot below this one is answered.
+    pub promised: Ballot,
+    /// The ballot under which `register` was accepted; [`Ballot::ZERO`] if nothing was.
+    pub accepted: Ballot,
+    /// What was accepted.
+    pub register: Register,
+}
+
+impl Record {
+    /// A key this node has heard nothing of.
+    pub const EMPTY: Self =
+        Self { promised: Ballot::ZERO, accepted: Ballot::ZERO, register: Register::ABSENT };
+
+    /// Whether a value is held (neither nothing nor a tombstone).
+    pub const fn is_live(&self) -> bool {
+        self.register.value.is_some()
+    }
+
+    /// The stored form. The first byte is the version of the format.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![RECORD_FORMAT]).unwrap_or_default()
+    }
+
+    /// Reads the stored form; `None` if it is damaged or of a newer format.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (format, rest) = bytes.split_first()?;
+        if *format != RECORD_FORMAT {
+            return None;
+        }
+        postcard::from_bytes(rest).ok()
+    }
+}
+
+const RECORD_FORMAT: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_stored_in_ring_order() {
+        let mut keys: Vec<_> = (0..100).map(|i| Key::new(&format!("key {i}"))).collect();
+        keys.sort();
+        assert!(keys.is_sorted_by_key(Key::to_bytes));
+        for key in keys {
+            assert_eq!(Key::from_bytes(&key.to_bytes()), Some(key));
+        }
+        assert_eq!(Key::from_bytes(b"short"), None);
+    }
+
+    #[test]
+    fn the_oldest_request_id_is_forgotten_first() {
+        let mut register = Register::ABSENT;
+        for i in 0..20 {
+            register.remember(Done {
+                request: RequestId(i),
+                effect: Effect::Replaced,
+                version: Ballot::ZERO,
+            });
+        }
+        let kept: Vec<_> = register.done.iter().map(|done| done.request.0).collect();
+        assert_eq!(kept, (4..20).collect::<Vec<_>>());
+        assert!(register.may_have_forgotten(RequestId(3)));
+        assert!(!register.may_have_forgotten(RequestId(4)));
+        assert!(!register.may_have_forgotten(RequestId::given(3)));
+    }
+
+    #[test]
+    fn damaged_records_are_refused() {
+        let record = Record {
+            register: Register {
+                value: Some(Value { content_type: "text/plain".into(), bytes: "v".into() }),
+                ..Register::ABSENT
+            },
+            ..Record::EMPTY
+        };
+        let bytes = record.to_bytes();
+        assert_eq!(Record::from_bytes(&bytes), Some(record));
+        assert_eq!(Record::from_bytes(&bytes[..bytes.len() - 1]), None);
+        assert_eq!(Record::from_bytes(&[9]), None);
+    }
+}

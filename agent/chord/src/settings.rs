@@ -1,0 +1,56 @@
+//! The settings of a node that the protocol depends on.
+
+use std::time::Duration;
+
+use crate::id::Space;
+
+/// How a node behaves. All nodes of a ring should have the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The size of the circle.
+    pub space: Space,
+    /// The length of the successor list (r in the papers).
+    pub successors: usize,
+    /// How many members a range has, when the ring has as many nodes.
+    pub replicas: usize,
+    /// How often the ring pointers are checked.
+    pub stabilize_every: Duration,
+    /// How often one finger is looked up again.
+    pub fix_fingers_every: Duration,
+    /// How often the neighbours and co-members are asked whether they are there.
+    pub ping_every: Duration,
+    /// How often the member table is compared with that of a random member.
+    pub gossip_every: Duration,
+    /// How long a node may be silent before it is suspected.
+    pub suspect_after: Duration,
+    /// How long a suspected member may come back with its disk before it is replaced.
+    pub repair_after: Duration,
+    /// Whether lookups may use the member table, or only fingers and successors.
+    pub use_member_cache: bool,
+    /// Bounds of the time-out of one question to a peer, computed from its round-trip times.
+    pub rto: (Duration, Duration),
+    /// How many keys a sweep handles at once.
+    pub sweep_window: usize,
+    /// How often all members of a range are compared, even if nothing seems to be missing.
+    pub compare_every: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            space: Space::SHA1,
+            successors: 8,
+            replicas: 3,
+            stabilize_every: Duration::from_millis(300),
+            fix_fingers_every: Duration::from_millis(500),
+            ping_every: Duration::from_millis(400),
+            gossip_every: Duration::from_secs(1),
+            suspect_after: Duration::from_millis(1500),
+            repair_after: Duration::from_secs(10),
+            use_member_cache: true,
+            rto: (Duration::from_millis(100), Duration::from_secs(1)),
+            sweep_window: 128,
+            compare_every: Duration::from_secs(300),
+        }
+    }
+}
