@@ -1,0 +1,412 @@
+//! The register of the one key: what nodes answer and what proposers do, in every epoch.
+
+use std::fmt;
+
+use crate::scenario::{Config, Kind, Scenario};
+use crate::state::{Accepted, NODES, Node, Nodes, OPERATIONS, Phase, Progress, State, name};
+use crate::system;
+
+/// A step of a proposer, or of a node that it asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// `node` learns a configuration and makes it durable: from now on it serves no older epoch.
+    Adopt { node: usize, config: u8 },
+    /// The client calls; the proposer begins in this configuration. Round 0: it only reads so far.
+    Start { op: usize, config: u8, asks_prev: bool, round: u8, next_round: u8 },
+    /// A read or a scan goes on as a change that writes the value back.
+    WriteBack { op: usize, round: u8 },
+    /// `node` gets the read, scan or prepare, and its answer comes back.
+    Answer { op: usize, node: usize },
+    /// `node` gets the accept request.
+    Accept { op: usize, node: usize },
+    /// `to` gets what `from` has, as a member of the same configuration.
+    Copy { from: usize, to: usize },
+    /// `node`, no member any more, deletes its keys.
+    Release { node: usize },
+}
+
+impl Scenario {
+    /// Adds the steps of the register that can happen now.
+    pub(crate) fn register_steps(&self, state: &State, steps: &mut Vec<system::Step>) {
+        let mut can = |step| steps.push(system::Step::Register(step));
+        for node in (0..NODES).filter(|node| state.is_up(*node)) {
+            self.node_steps(state, node, &mut can);
+        }
+        for (op, progress) in state.operations.iter().enumerate().take(self.operations.len()) {
+            let up = (0..NODES).filter(|node| state.is_up(*node));
+            let config = self.config(progress.config);
+            match progress.phase {
+                Phase::Idle => self.starts(state, op, &mut can),
+                Phase::Scan | Phase::Read | Phase::Prepare => {
+                    let scans = progress.phase == Phase::Scan;
+                    let asked = if scans { config.prev } else { config.everyone() };
+                    up.filter(|node| asked.contains(*node) && !progress.answered.contains(*node))
+                        .for_each(|node| can(Step::Answer { op, node }));
+                    if progress.round == 0 && self.has_quorum(state, progress) {
+                        self.free_rounds(state, op, config.epoch)
+                            .for_each(|round| can(Step::WriteBack { op, round }));
+                    }
+                }
+                Phase::Accept | Phase::Accepted => up
+                    .filter(|node| config.members.contains(*node))
+                    .for_each(|node| can(Step::Accept { op, node })),
+                Phase::Over => {}
+            }
+        }
+    }
+
+    /// Does a step of the register; false if it changes nothing.
+    pub(crate) fn register_step(&self, state: &mut State, step: Step) -> bool {
+        match step {
+            Step::Adopt { node, config } => {
+                state.nodes[node].config = Some(config);
+                true
+            }
+            Step::Start { op, config, asks_prev, round, next_round } => {
+                let begun =
+                    Progress { config, asks_prev, round, next_round, ..Progress::default() };
+                self.start(state, op, begun);
+                true
+            }
+            Step::WriteBack { op, round } => {
+                let progress = &mut state.operations[op];
+                progress.phase = Phase::Prepare;
+                progress.round = round;
+                progress.answered = Nodes::NONE;
+                progress.best = Accepted::default();
+                progress.agreeing = Nodes::NONE;
+                true
+            }
+            Step::Answer { op, node } => self.answer(state, op, node),
+            Step::Accept { op, node } => self.accept(state, op, node),
+            Step::Copy { from, to } => self.copy(state, from, to),
+            Step::Release { node } => {
+                self.release(&mut state.nodes[node]);
+                true
+            }
+        }
+    }
+
+    /// What a node can do without being asked by an operation.
+    fn node_steps(&self, state: &State, node: usize, can: &mut impl FnMut(Step)) {
+        let epoch = self.epoch_of(&state.nodes[node]);
+        for (place, config) in self.places() {
+            let concerned = config.epoch > epoch && config.everyone().contains(node);
+            if concerned && state.is_told(place) {
+                can(Step::Adopt { node, config: place });
+            }
+        }
+        if self.can_release(state, node) {
+            can(Step::Release { node });
+        }
+        if self.may_copy {
+            (0..NODES)
+                .filter(|from| *from != node && state.is_up(*from))
+                .for_each(|from| can(Step::Copy { from, to: node }));
+        }
+    }
+
+    /// The ways in which an operation can begin: any epoch it was told of, any free round.
+    fn starts(&self, state: &State, op: usize, can: &mut impl FnMut(Step)) {
+        let operation = &self.operations[op];
+        let reserves = self.operations.iter().any(|other| other.follows == Some(op));
+        for (config, Config { epoch, prev, .. }) in self.places() {
+            let wanted = operation.epoch.is_none_or(|only| only == epoch);
+            if !wanted || !state.is_told(config) {
+                continue;
+            }
+            let mut begin = |round, next_round| {
+                let mut with = |asks_prev| {
+                    can(Step::Start { op, config, asks_prev, round, next_round });
+                };
+                if !prev.is_empty() {
+                    with(true);
+                }
+                // Not everybody hears of the end of the sweep, so this comes on top.
+                if prev.is_empty() || state.is_swept(epoch) {
+                    with(false);
+                }
+            };
+            let leader = operation.follows.map(|leader| &state.operations[leader]);
+            match (operation.kind, leader) {
+                (_, Some(leader)) => {
+                    let alive = leader.config == config || !self.rules.sticky_dies_with_epoch;
+                    if leader.returned.is_some() && alive {
+                        begin(leader.next_round, 0);
+                    }
+                }
+                (Kind::Sweep, _) if prev.is_empty() => {}
+                (Kind::Retry(first), _) if state.operations[first].phase != Phase::Accept => {}
+                (Kind::Sweep, _) => begin(0, 0),
+                (Kind::Get, _) if !reserves => begin(0, 0),
+                _ => {
+                    for round in self.free_rounds(state, op, epoch) {
+                        let later = |next: &u8| *next > round;
+                        if reserves {
+                            self.free_rounds(state, op, epoch)
+                                .filter(later)
+                                .for_each(|next_round| begin(round, next_round));
+                        } else {
+                            begin(round, 0);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The rounds that `op` may take in `epoch`. As many as there are operations are enough for every
+    /// relative order.
+    fn free_rounds(&self, state: &State, op: usize, epoch: u8) -> impl Iterator<Item = u8> {
+        let only = self.operations[op].round;
+        let taken = state.operations.iter().fold(0u8, |taken, other| {
+            let comparable =
+                !self.rules.ballot_has_epoch || self.config(other.config).epoch == epoch;
+            if comparable { taken | 1 << other.round | 1 << other.next_round } else { taken }
+        });
+        let unique = self.rules.ballot_is_unique;
+        (1..=self.operations.len() as u8)
+            .filter(move |round| only.is_none_or(|only| only == *round))
+            .filter(move |round| !unique || taken >> round & 1 == 0)
+    }
+
+    fn start(&self, state: &mut State, op: usize, mut progress: Progress) {
+        let operation = &self.operations[op];
+        progress.before = state.returned();
+        progress.phase = match operation.kind {
+            _ if progress.round > 0 => Phase::Prepare,
+            Kind::Sweep => Phase::Scan,
+            _ => Phase::Read,
+        };
+        if let Some(leader) = operation.follows {
+            let current = state.operations[leader].value;
+            self.propose(op, &mut progress, current);
+        }
+        state.operations[op] = progress;
+    }
+
+    /// Whether a node lets a message of `epoch` pass the fence. It refuses a newer epoch as long as it
+    /// has not adopted it, which is a step of its own.
+    fn passes_fence(&self, node: &Node, epoch: u8) -> bool {
+        let own = self.epoch_of(node);
+        own > 0
+            && !(own > epoch && self.rules.older_is_refused)
+            && !(own < epoch && self.rules.newer_is_adopted)
+            && !(node.released && self.rules.released_refuses)
+    }
+
+    /// Read, scan and prepare, node side and the counting of the answer.
+    fn answer(&self, state: &mut State, op: usize, place: usize) -> bool {
+        let mut progress = state.operations[op];
+        let config = self.config(progress.config);
+        let node = &mut state.nodes[place];
+        if !self.passes_fence(node, config.epoch) {
+            return false;
+        }
+        // Who only was a member promises nothing: it has left the epochs that it could accept in.
+        if progress.phase == Phase::Prepare && config.members.contains(place) {
+            let ballot = self.ballot(config.epoch, progress.round);
+            let own = node.promised == ballot && !self.rules.ballot_is_unique;
+            if node.promised >= ballot && !own {
+                return false;
+            }
+            node.promised = ballot;
+        }
+        let accepted = node.accepted;
+        progress.answered |= Nodes::one(place);
+        if accepted.ballot > progress.best.ballot {
+            progress.best = accepted;
+            progress.agreeing = Nodes::NONE;
+        }
+        if accepted.ballot == progress.best.ballot {
+            progress.agreeing |= Nodes::one(place);
+        }
+        if self.has_quorum(state, &progress) {
+            self.phase_one_is_over(state, op, &mut progress);
+        }
+        state.operations[op] = progress;
+        true
+    }
+
+    /// Whether enough nodes answered for phase 1, or for the scan of the sweep.
+    fn has_quorum(&self, state: &State, progress: &Progress) -> bool {
+        let config = self.config(progress.config);
+        let by_prev = progress.answered.is_majority_of(config.prev);
+        let by_members = progress.answered.is_majority_of(config.members);
+        if progress.phase == Phase::Scan {
+            return by_prev;
+        }
+        let relaxed = !self.rules.quorum_is_fixed && state.is_swept(config.epoch);
+        if !progress.asks_prev || relaxed {
+            return by_members;
+        }
+        (by_members || !self.rules.members_are_asked) && (by_prev || !self.rules.prev_is_asked)
+    }
+
+    fn phase_one_is_over(&self, state: &mut State, op: usize, progress: &mut Progress) {
+        match progress.phase {
+            // A key that a sealed majority has never seen needs no write.
+            Phase::Scan if progress.best.ballot == 0 => {
+                state.swept |= 1 << self.config(progress.config).epoch;
+                finish_at_once(progress, 0);
+            }
+            Phase::Read => {
+                let members = self.config(progress.config).members;
+                if progress.agreeing.is_majority_of(members) || !self.rules.read_writes_back {
+                    finish_at_once(progress, progress.best.value);
+                }
+            }
+            Phase::Prepare => {
+                let current = progress.best.value;
+                let creates = matches!(self.operations[op].kind, Kind::Create(_));
+                if creates && current > 0 && !self.rules.exists_writes_back {
+                    finish_at_once(progress, 0);
+                } else {
+                    self.propose(op, progress, current);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Phase 2 begins with what the operation makes of the current value.
+    fn propose(&self, op: usize, progress: &mut Progress, current: u8) {
+        (progress.value, progress.result) = self.change(op, current);
+        progress.phase = Phase::Accept;
+        progress.answered = Nodes::NONE;
+        progress.agreeing = Nodes::NONE;
+        progress.best = Accepted::default();
+    }
+
+    /// The new value and the result that an operation makes of the current value.
+    fn change(&self, op: usize, current: u8) -> (u8, u8) {
+        match self.request(op) {
+            Kind::Put(value) => (value, 1),
+            Kind::Delete => (0, 1),
+            Kind::Create(value) if current == 0 => (value, 1),
+            Kind::Create(value) if current == value && self.rules.requests_are_known => (value, 1),
+            Kind::Create(_) => (current, 0),
+            Kind::Get | Kind::Sweep | Kind::Retry(_) => (current, current),
+        }
+    }
+
+    /// What the client asked for, also when it asked again.
+    fn request(&self, op: usize) -> Kind {
+        match self.operations[op].kind {
+            Kind::Retry(first) => self.operations[first].kind,
+            kind => kind,
+        }
+    }
+
+    /// An accept request, node side and the counting of the answer.
+    fn accept(&self, state: &mut State, op: usize, place: usize) -> bool {
+        let before = *state;
+        let progress = &mut state.operations[op];
+        let config = self.config(progress.config);
+        let node = &mut state.nodes[place];
+        let ballot = self.ballot(config.epoch, progress.round);
+        if !self.passes_fence(node, config.epoch) || node.promised > ballot {
+            return false;
+        }
+        node.accepted = Accepted { ballot, value: progress.value };
+        node.promised = match progress.next_round {
+            0 => ballot,
+            next => self.ballot(config.epoch, next),
+        };
+        if progress.phase == Phase::Accept {
+            progress.answered |= Nodes::one(place);
+            if progress.answered.is_majority_of(config.members) {
+                self.finish(state, op);
+            }
+        }
+        *state != before
+    }
+
+    /// Phase 2 is over: the client gets its answer, unless another attempt has given it.
+    fn finish(&self, state: &mut State, op: usize) {
+        let progress = &mut state.operations[op];
+        let result = std::mem::take(&mut progress.result);
+        progress.phase = Phase::Accepted;
+        progress.answered = Nodes::NONE;
+        progress.returned.get_or_insert(result);
+        match self.operations[op].kind {
+            Kind::Sweep => state.swept |= 1 << self.config(progress.config).epoch,
+            Kind::Retry(first) => {
+                state.operations[first].returned.get_or_insert(result);
+            }
+            Kind::Put(_) | Kind::Create(_) | Kind::Delete | Kind::Get => {}
+        }
+    }
+
+    /// Anti-entropy. The sender may be a node that only was a member: its record is as good.
+    fn copy(&self, state: &mut State, from: usize, to: usize) -> bool {
+        let source = state.nodes[from];
+        let node = &mut state.nodes[to];
+        let Some(config) = source.config.filter(|config| node.config == Some(*config)) else {
+            return false;
+        };
+        let copied = source.accepted;
+        let held_back = node.promised > copied.ballot && self.rules.copy_heeds_promise;
+        let member = self.config(config).members.contains(to);
+        if !member || held_back || copied.ballot <= node.accepted.ballot {
+            return false;
+        }
+        node.accepted = copied;
+        node.promised = node.promised.max(copied.ballot);
+        true
+    }
+
+    fn can_release(&self, state: &State, place: usize) -> bool {
+        let node = &state.nodes[place];
+        let left = node.config.is_some_and(|config| {
+            let config = self.config(config);
+            !config.members.contains(place) && state.is_swept(config.epoch)
+        });
+        self.may_release && left && !node.released
+    }
+
+    fn release(&self, node: &mut Node) {
+        *node = if self.rules.leaver_remembers {
+            Node { released: true, promised: 0, accepted: Accepted::default(), ..*node }
+        } else {
+            Node { config: Some(0), ..Node::default() }
+        };
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Adopt { node, config } => write!(f, "{} adopts config {config}", name(node)),
+            Self::Start { op, config, round: 0, .. } => {
+                write!(f, "operation {op} starts to read in config {config}")
+            }
+            Self::Start { op, config, round, next_round: 0, .. } => {
+                write!(f, "operation {op} starts in config {config}, round {round}")
+            }
+            Self::Start { op, config, round, next_round, .. } => {
+                write!(f, "operation {op} starts in config {config}, round {round}")?;
+                write!(f, ", and reserves round {next_round}")
+            }
+            Self::WriteBack { op, round } => {
+                write!(f, "operation {op} goes on to write back, round {round}")
+            }
+            Self::Answer { op, node } => write!(f, "{} answers operation {op}", name(node)),
+            Self::Accept { op, node } => write!(f, "{} accepts operation {op}", name(node)),
+            Self::Copy { from, to } => write!(f, "{} copies from {}", name(to), name(from)),
+            Self::Release { node } => write!(f, "{} deletes its keys", name(node)),
+        }
+    }
+}
+
+/// Ends an operation that leaves no accept requests behind.
+fn finish_at_once(progress: &mut Progress, result: u8) {
+    progress.phase = Phase::Over;
+    progress.answered = Nodes::NONE;
+    progress.best = Accepted::default();
+    progress.agreeing = Nodes::NONE;
+    progress.returned.get_or_insert(result);
+}
+
+/// The operations fit the bit sets that hold them.
+const _: () = assert!(OPERATIONS <= 8);

@@ -1,0 +1,89 @@
+//! The rules of the protocol, each of which can be switched off to see what it is good for.
+
+/// One switch per rule. All on is the protocol that the agent runs; a test switches one off and the
+/// checker has to find the run that it forbids.
+///
+/// To add a rule: add a field here, set it in [`Rules::ALL`], ask for it at the one place that it
+/// governs, and add a row to the table of broken rules in `main.rs`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    /// Until the sweep, phase 1 of the new epoch needs a majority of the previous members as well.
+    /// Off: the new epoch reads only its own members.
+    pub(crate) prev_is_asked: bool,
+    /// Phase 1 of the new epoch needs a majority of its members, also while it asks the previous
+    /// ones. Off: the previous members alone are asked.
+    pub(crate) members_are_asked: bool,
+    /// What phase 1 needs is settled before the first answer is counted. Off: an operation that is
+    /// under way stops asking the previous members when it hears of the end of the sweep.
+    pub(crate) quorum_is_fixed: bool,
+    /// A node that is in a newer epoch than the message refuses it. Off: it serves older epochs too.
+    pub(crate) older_is_refused: bool,
+    /// A node adopts the newer epoch of a message, durably, before it answers. Off: it answers from
+    /// the epoch that it is in.
+    pub(crate) newer_is_adopted: bool,
+    /// Only a decided configuration is adopted and served. Off: a proposed one will do.
+    pub(crate) config_is_decided: bool,
+    /// A ballot is ordered by its epoch first. Off: by its round alone.
+    pub(crate) ballot_has_epoch: bool,
+    /// A ballot is never used twice, also not after a restart. Off: the restarted proposer uses its
+    /// rounds again, and takes a promise made to its first life for its own.
+    pub(crate) ballot_is_unique: bool,
+    /// The ballot reserved for the next change dies with the epoch. Off: it is used in the next one.
+    pub(crate) sticky_dies_with_epoch: bool,
+    /// A read that found no agreeing majority writes back what it returns. Off: it just returns the
+    /// highest answer.
+    pub(crate) read_writes_back: bool,
+    /// "It exists" is answered after the existing value was written back. Off: right after phase 1.
+    pub(crate) exists_writes_back: bool,
+    /// A change that finds the mark of its own request says what the first attempt did. Off: it takes
+    /// its own value for somebody else's.
+    pub(crate) requests_are_known: bool,
+    /// A copy between nodes (anti-entropy) is an accept request that comes late: a promise of a higher
+    /// ballot refuses it. Off: it is stored wherever it is newer than what is there.
+    pub(crate) copy_heeds_promise: bool,
+    /// A node that deleted its keys after the sweep refuses. Off: it answers "nothing".
+    pub(crate) released_refuses: bool,
+    /// A node that left the range keeps its epoch and its slot records. Off: it comes back as a node
+    /// that was just told the first configuration.
+    pub(crate) leaver_remembers: bool,
+    /// A tombstone is forgotten only when every member has said that it holds it. Off: a majority.
+    pub(crate) all_hold_tombstone: bool,
+    /// A node forgets a tombstone only in a later epoch than that of the reports. Off: at once.
+    pub(crate) drop_awaits_epoch: bool,
+    /// A node that promised a later ballot keeps the tombstone. Off: it forgets the promise too.
+    pub(crate) drop_heeds_promise: bool,
+    /// The next change of the members waits for the sweep of the last one. Off: it does not.
+    pub(crate) slot_waits_for_sweep: bool,
+    /// A slot is decided by a majority of the members of the epoch that it ends. Off: by a majority
+    /// of the proposed members.
+    pub(crate) slot_asks_old_members: bool,
+    /// A proposer of a slot asks what was accepted before. Off: it writes its own proposal.
+    pub(crate) slot_has_phase_one: bool,
+}
+
+impl Rules {
+    /// The protocol that the agent runs.
+    pub(crate) const ALL: Self = Self {
+        prev_is_asked: true,
+        members_are_asked: true,
+        quorum_is_fixed: true,
+        older_is_refused: true,
+        newer_is_adopted: true,
+        config_is_decided: true,
+        ballot_has_epoch: true,
+        ballot_is_unique: true,
+        sticky_dies_with_epoch: true,
+        read_writes_back: true,
+        exists_writes_back: true,
+        requests_are_known: true,
+        copy_heeds_promise: true,
+        released_refuses: true,
+        leaver_remembers: true,
+        all_hold_tombstone: true,
+        drop_awaits_epoch: true,
+        drop_heeds_promise: true,
+        slot_waits_for_sweep: true,
+        slot_asks_old_members: true,
+        slot_has_phase_one: true,
+    };
+}

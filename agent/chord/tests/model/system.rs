@@ -1,0 +1,113 @@
+//! The whole system as the checker sees it: first state, steps, properties.
+
+use std::fmt;
+
+use stateright::{Model, Property};
+
+use crate::scenario::{Order, Question, Scenario};
+use crate::state::{NODES, Phase, State, name};
+use crate::{register, slot, tombstone};
+
+/// Clients' answers are those of one register.
+pub(crate) const LINEARIZABLE: &str = "the register is linearizable";
+/// Later reads find what was acknowledged.
+pub(crate) const FOUND: &str = "an acknowledged write is found by a later read";
+/// The configurations form one chain.
+pub(crate) const ONE_DECISION: &str = "each slot decides once";
+/// The old epoch ends before the new one begins to answer.
+pub(crate) const SEALED: &str = "the new epoch serves only after the old one is sealed";
+
+/// One step of the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Slot(slot::Step),
+    Register(register::Step),
+    Tombstone(tombstone::Step),
+    /// `node` takes no more steps.
+    Crash {
+        node: usize,
+    },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Slot(step) => write!(f, "{step}"),
+            Self::Register(step) => write!(f, "{step}"),
+            Self::Tombstone(step) => write!(f, "{step}"),
+            Self::Crash { node } => write!(f, "{} crashes", name(*node)),
+        }
+    }
+}
+
+impl Scenario {
+    /// Whether only the slot has made steps so far.
+    fn is_fresh(&self, state: &State) -> bool {
+        let idle = state.operations.iter().all(|progress| progress.phase == Phase::Idle);
+        let old = |node: &usize| self.configs[0].members.contains(*node);
+        idle && (0..NODES).filter(old).all(|node| self.epoch_of(&state.nodes[node]) == 1)
+    }
+}
+
+impl Model for Scenario {
+    type State = State;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![self.first_state()]
+    }
+
+    fn actions(&self, state: &State, steps: &mut Vec<Step>) {
+        let interleaved = self.order == Order::Interleaved;
+        if interleaved || self.is_fresh(state) {
+            self.slot_steps(state, steps);
+        }
+        if interleaved || state.told != 0 || self.wanted.is_empty() {
+            self.register_steps(state, steps);
+            self.tombstone_steps(state, steps);
+        }
+        if state.crashed.is_none() {
+            let nodes = (0..NODES).filter(|node| self.may_crash.contains(*node));
+            steps.extend(nodes.map(|node| Step::Crash { node }));
+        }
+    }
+
+    fn next_state(&self, last: &State, step: Step) -> Option<State> {
+        let mut state = *last;
+        let changed = match step {
+            Step::Slot(step) => self.slot_step(&mut state, step),
+            Step::Register(step) => {
+                if self.order == Order::SlotFirst && self.is_fresh(last) {
+                    self.close_slots(&mut state);
+                }
+                self.register_step(&mut state, step)
+            }
+            Step::Tombstone(step) => self.tombstone_step(&mut state, step),
+            Step::Crash { node } => {
+                state.crashed = Some(node as u8);
+                true
+            }
+        };
+        changed.then_some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        match self.question {
+            Question::WhatMustHold => vec![
+                Property::always(LINEARIZABLE, Self::is_linearizable),
+                Property::always(FOUND, Self::acknowledged_is_found),
+                Property::always(ONE_DECISION, Self::slots_are_decided_once),
+                Property::always(SEALED, Self::old_epoch_is_sealed),
+            ],
+            Question::WhatMustHappen => vec![
+                Property::sometimes(
+                    "a crashed member is replaced",
+                    Self::replaces_a_crashed_member,
+                ),
+                Property::sometimes("a suspected owner serves on", Self::suspicion_was_false),
+                Property::sometimes("both epochs serve", Self::both_epochs_served),
+                Property::sometimes("a rival's proposal is finished", Self::rival_was_helped),
+            ],
+        }
+    }
+}
