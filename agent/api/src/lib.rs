@@ -1,0 +1,272 @@
+//! What an agent's HTTP interface and its callers share: paths, headers, JSON bodies, error codes.
+//!
+//! The reports of the ring are [`sky_chord::View`]s, sent as JSON as they are.
+
+use serde::{Deserialize, Serialize};
+use sky_chord::{Notice, Peer, View};
+
+/// The default port of an agent, for HTTP and peers alike.
+pub const DEFAULT_PORT: u16 = 4321;
+
+/// Paths of an agent.
+pub mod path {
+    /// Keys: `/kv` lists, `/kv/{key}` is one of them.
+    pub const KV: &str = "/kv";
+    /// This agent's view; with `?scope=all` everyone's ([`super::RingReport`]).
+    pub const RING: &str = "/ring";
+    /// The ring as a Graphviz digraph.
+    pub const RING_DOT: &str = "/ring.dot";
+    /// `/lookup/{key}`: [`super::LookupReport`].
+    pub const LOOKUP: &str = "/lookup";
+    /// Server-sent events.
+    pub const EVENTS: &str = "/events";
+    /// 200 while the process works.
+    pub const HEALTHZ: &str = "/healthz";
+    /// 200 when the agent can serve clients, else 503 with the reason.
+    pub const READYZ: &str = "/readyz";
+    /// Prometheus text.
+    pub const METRICS: &str = "/metrics";
+    /// Keys held by this agent itself, with their marks ([`super::LocalKeys`]).
+    pub const LOCAL: &str = "/local";
+    /// `POST` with [`super::InitRequest`]: found a ring. Needs the token.
+    pub const INIT: &str = "/admin/init";
+    /// `POST`: hand over all data and leave the ring. Needs the token.
+    pub const LEAVE: &str = "/admin/leave";
+}
+
+/// Names of headers.
+pub mod header {
+    /// Makes a retry of a change safe.
+    pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+    /// `Bearer` and the deployment's token, for administrative calls.
+    pub const AUTHORIZATION: &str = "authorization";
+    /// `any` on an answer that one copy gave (`?consistency=any`): it may be old.
+    pub const CONSISTENCY: &str = "sky-consistency";
+}
+
+/// The stable codes of errors, in [`Problem::code`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// 400: the request cannot be understood.
+    BadRequest,
+    /// 400: not a key: empty, longer than 1 KiB, `.`, `..`, or not UTF-8.
+    InvalidKey,
+    /// 401: the call needs the deployment's token or the ring secret.
+    Unauthorized,
+    /// 403: the `Host` or `Origin` header is not one this agent answers to.
+    ForbiddenOrigin,
+    /// 404: no such key.
+    NotFound,
+    /// 404: no such path.
+    NoSuchPath,
+    /// 405: the path exists, the method does not.
+    MethodNotAllowed,
+    /// 409: the key exists already.
+    AlreadyExists,
+    /// 409: the agent belongs to another ring.
+    OtherRing,
+    /// 411: the body needs a length.
+    LengthRequired,
+    /// 412: the condition of `If-Match` does not hold.
+    PreconditionFailed,
+    /// 413: the value is larger than the agent's limit.
+    TooLarge,
+    /// 415: the body has a type that is not understood here.
+    UnsupportedMediaType,
+    /// 503: no majority of the key's members can be reached, or the agent is not in a ring yet.
+    Unavailable,
+    /// 503: too many requests are waiting.
+    Overloaded,
+    /// 504: the change may or may not be applied, now or later.
+    MaybeApplied,
+    /// 507: the disks are full.
+    DiskFull,
+    /// 500: a fault of the agent.
+    Internal,
+}
+
+impl Code {
+    /// The HTTP status that goes with it.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::BadRequest | Self::InvalidKey => 400,
+            Self::Unauthorized => 401,
+            Self::ForbiddenOrigin => 403,
+            Self::NotFound | Self::NoSuchPath => 404,
+            Self::MethodNotAllowed => 405,
+            Self::AlreadyExists | Self::OtherRing => 409,
+            Self::LengthRequired => 411,
+            Self::PreconditionFailed => 412,
+            Self::TooLarge => 413,
+            Self::UnsupportedMediaType => 415,
+            Self::Internal => 500,
+            Self::Unavailable | Self::Overloaded => 503,
+            Self::MaybeApplied => 504,
+            Self::DiskFull => 507,
+        }
+    }
+
+    /// What happened, in a few words: [`Problem::title`].
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::BadRequest => "The request is not understood",
+            Self::InvalidKey => "Not a key",
+            Self::Unauthorized => "Not authorized",
+            Self::ForbiddenOrigin => "Not from there",
+            Self::NotFound => "No such key",
+            Self::NoSuchPath => "No such path",
+            Self::MethodNotAllowed => "No such method here",
+            Self::AlreadyExists => "The key exists already",
+            Self::OtherRing => "Another ring",
+            Self::LengthRequired => "The length is missing",
+            Self::PreconditionFailed => "The condition does not hold",
+            Self::TooLarge => "Too large",
+            Self::UnsupportedMediaType => "Not this media type",
+            Self::Unavailable => "Not available now",
+            Self::Overloaded => "Too many requests are waiting",
+            Self::MaybeApplied => "Perhaps applied",
+            Self::DiskFull => "The disks are full",
+            Self::Internal => "A fault of the agent",
+        }
+    }
+}
+
+/// The body of every error: `application/problem+json` (RFC 9457).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// A stable code for programs.
+    pub code: Code,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened, in a few words.
+    pub title: String,
+    /// What happened, to what, and why.
+    pub detail: String,
+    /// What to do next.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hint: Option<String>,
+}
+
+/// `GET /ring?scope=all`: every known member and its view, if it answered in time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RingReport {
+    /// The nodes, by position.
+    pub nodes: Vec<NodeReport>,
+}
+
+/// One node of a [`RingReport`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Who.
+    pub peer: Peer,
+    /// What it reports; none if it did not answer.
+    pub view: Option<View>,
+}
+
+/// `GET /lookup/{key}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LookupReport {
+    /// The key.
+    pub key: String,
+    /// The point it hashes to.
+    pub hash: String,
+    /// The nodes asked, in order.
+    pub hops: Vec<HopReport>,
+    /// The first node at or after the point.
+    pub owner: Peer,
+    /// The members of the key's range, owner first, if known.
+    pub members: Vec<Peer>,
+    /// The epoch of the range, if known.
+    pub epoch: Option<u64>,
+}
+
+/// One hop of a [`LookupReport`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HopReport {
+    /// Who was asked.
+    pub peer: Peer,
+    /// How long its answer took, in microseconds.
+    pub micros: u64,
+    /// Whether it answered.
+    pub answered: bool,
+}
+
+/// `GET /kv?prefix=&limit=&cursor=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyList {
+    /// Keys in the order of their points.
+    pub keys: Vec<KeyEntry>,
+    /// Pass it as `cursor` for the next page; none at the end.
+    pub cursor: Option<String>,
+}
+
+/// One key of a [`KeyList`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyEntry {
+    /// The key.
+    pub key: String,
+    /// The size of its value in bytes.
+    pub size: u32,
+}
+
+/// `GET /local`: keys held by the agent itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalKeys {
+    /// Keys in the order of their points.
+    pub keys: Vec<LocalKeyEntry>,
+    /// Pass it as `cursor` for the next page; none at the end.
+    pub cursor: Option<String>,
+}
+
+/// One key of [`LocalKeys`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalKeyEntry {
+    /// The key.
+    pub key: String,
+    /// The point it hashes to.
+    pub hash: String,
+    /// The size of its value in bytes.
+    pub size: u32,
+    /// Its ETag.
+    pub etag: String,
+    /// `owned`, or `replica`.
+    pub mark: Mark,
+}
+
+/// Whether a node owns a key or holds a replica of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mark {
+    /// The node is the first at or after the key's point.
+    Owned,
+    /// Another node is.
+    Replica,
+}
+
+/// `POST /admin/init`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitRequest {
+    /// The random id of the new ring, 32 hexadecimal digits. The same id again changes nothing.
+    pub ring: String,
+}
+
+/// `GET /readyz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Whether clients can be served.
+    pub ready: bool,
+    /// Why, or why not yet.
+    pub reason: String,
+}
+
+/// The data of one server-sent event of `GET /events`: the fields of the notice, with its name as
+/// `event`, and when it was given. The event's id counts the notices of the agent from 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EventReport {
+    /// Milliseconds since 1 January 1970, UTC.
+    pub at_ms: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub notice: Notice,
+}

@@ -1,0 +1,355 @@
+//! The one task that owns the [`Node`], and the handle by which everyone else speaks to it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime};
+
+use sky_chord::{
+    Event, Load, Node, Notice, Output, Peer, Phase, Reply, Request, RingId, Start, StartError,
+    Ticket, Time, View,
+};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::config::VERSION;
+use crate::logging;
+use crate::metrics::{Counters, Window};
+use crate::rpc::Rpc;
+use crate::store::{Committer, Progress, Store};
+
+/// Requests that may wait to be taken by the node.
+const WAITING: usize = 1024;
+
+/// Requests the node works on at once.
+const UNDER_WAY: usize = 4096;
+
+/// Events handled in a row before connections get their turn.
+const BURST: usize = 256;
+
+/// Notices kept for slow readers.
+const NOTICES: usize = 1024;
+
+/// A notice with its number (from 1, without gaps) and when it was given.
+pub type Numbered = (u64, SystemTime, Notice);
+
+/// Why the node did not answer: try again, there or elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Busy {
+    /// Nothing was done.
+    #[error("too many requests are waiting, or the agent is stopping")]
+    Refused,
+    /// The agent stopped with the request under way: a change may or may not be applied.
+    #[error("the agent stopped before it had an answer")]
+    Stopped,
+}
+
+/// Speaks to the node of this agent. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    me: Peer,
+    requests: mpsc::Sender<(Request, oneshot::Sender<Reply>)>,
+    notices: broadcast::Sender<Numbered>,
+    counters: Arc<Counters>,
+    trouble: watch::Receiver<Option<String>>,
+}
+
+impl Handle {
+    /// Who this agent is.
+    pub const fn me(&self) -> &Peer {
+        &self.me
+    }
+
+    /// Asks the node for something.
+    ///
+    /// # Errors
+    /// [`Busy`] if the queue is full or the agent is stopping.
+    pub async fn request(&self, request: Request) -> Result<Reply, Busy> {
+        let (answer, reply) = oneshot::channel();
+        self.requests.try_send((request, answer)).map_err(|_| {
+            self.counters.overloaded.fetch_add(1, Relaxed);
+            Busy::Refused
+        })?;
+        reply.await.map_err(|_| Busy::Stopped)
+    }
+
+    /// All notices from now on. A slow receiver misses some, and sees that by their numbers.
+    pub fn notices(&self) -> broadcast::Receiver<Numbered> {
+        self.notices.subscribe()
+    }
+
+    /// One operation of a client is finished, successfully or not.
+    pub fn record(&self, latency: Duration) {
+        self.counters.record(latency);
+    }
+
+    /// Running totals, for `/metrics`.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What keeps the agent from getting into a ring, as a sentence; none if nothing is known.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().clone()
+    }
+}
+
+/// What a driver is made from.
+pub struct Parts<S> {
+    /// Who the node is and how it starts.
+    pub start: Start,
+    /// Where it reads.
+    pub store: S,
+    /// Where its writes go.
+    pub committer: Committer,
+    /// Where its messages go.
+    pub rpc: Rpc,
+    /// What peers say.
+    pub network: mpsc::Receiver<Event>,
+    /// What is counted.
+    pub counters: Arc<Counters>,
+    /// A ring to found if the store knows none; none: never found one.
+    pub found: Option<RingId>,
+    /// What keeps the agent from getting into a ring.
+    pub trouble: watch::Receiver<Option<String>>,
+}
+
+/// Owns the node: hands it one event after the other, and does what it says.
+pub struct Driver<S: Store> {
+    node: Node<S>,
+    clock: Instant,
+    deadline: Option<Time>,
+    committer: Committer,
+    rpc: Rpc,
+    network: mpsc::Receiver<Event>,
+    requests: mpsc::Receiver<(Request, oneshot::Sender<Reply>)>,
+    askers: BTreeMap<Ticket, Asker>,
+    last_ticket: u64,
+    notices: broadcast::Sender<Numbered>,
+    last_notice: u64,
+    counters: Arc<Counters>,
+    window: Window,
+    found: Option<RingId>,
+    joined: watch::Sender<bool>,
+    load: Load,
+    /// Events that the driver itself made while it carried out the outputs of another.
+    next: VecDeque<Event>,
+}
+
+/// Who waits for a reply.
+enum Asker {
+    Client(oneshot::Sender<Reply>),
+    /// The driver itself, to learn of ring and phase.
+    Driver,
+}
+
+impl<S: Store + Clone> Driver<S> {
+    /// Starts the node. [`Self::run`] brings it to life.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn new(parts: Parts<S>) -> Result<(Handle, Self), StartError> {
+        let Parts { start, store, committer, rpc, network, counters, found, trouble } = parts;
+        let (requests, waiting) = mpsc::channel(WAITING);
+        let notices = broadcast::Sender::new(NOTICES);
+        let handle = Handle {
+            me: start.me.clone(),
+            requests,
+            notices: notices.clone(),
+            counters: Arc::clone(&counters),
+            trouble,
+        };
+        let clock = Instant::now();
+        let driver = Self {
+            node: Node::start(Time::default(), start, store)?,
+            clock,
+            deadline: None,
+            committer,
+            rpc,
+            network,
+            requests: waiting,
+            askers: BTreeMap::new(),
+            last_ticket: 0,
+            notices,
+            last_notice: 0,
+            counters,
+            window: Window::default(),
+            found,
+            joined: watch::Sender::new(false),
+            load: Load { version: VERSION.to_owned(), ..Load::default() },
+            next: VecDeque::new(),
+        };
+        Ok((handle, driver))
+    }
+
+    /// Becomes true when the node is a member of its ring.
+    pub fn joined(&self) -> watch::Receiver<bool> {
+        self.joined.subscribe()
+    }
+
+    /// Runs the node until `stopping` holds true; then what it wrote is made durable.
+    pub async fn run(mut self, mut stopping: watch::Receiver<bool>) {
+        let mut progress = self.committer.progress();
+        let mut full = self.committer.disk_full();
+        let mut each_second = tokio::time::interval(Duration::from_secs(1));
+        each_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.carry_out();
+        self.look_at_myself();
+        loop {
+            let deadline = self.deadline;
+            let tick = async {
+                match deadline {
+                    Some(due) => {
+                        let due = Duration::from_micros(due.as_micros());
+                        tokio::time::sleep_until(self.clock + due).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = crate::until(&mut stopping) => return,
+                Some(event) = self.network.recv() => self.handle(event),
+                Some((request, answer)) = self.requests.recv(), if self.has_room() => {
+                    self.ask(request, Asker::Client(answer));
+                }
+                Ok(()) = progress.changed() => {
+                    let progress = progress.borrow_and_update().clone();
+                    self.persisted(progress);
+                }
+                Ok(()) = full.changed() => {
+                    self.load.disk_full = *full.borrow_and_update();
+                    self.handle(Event::Measured(self.load.clone()));
+                }
+                _ = each_second.tick() => {
+                    if !*self.joined.borrow() {
+                        self.look_at_myself();
+                    }
+                    self.measure();
+                }
+                () = tick => self.handle(Event::Tick),
+            }
+            if !self.handle_what_is_ready() {
+                // What was queued for peers and disk goes out before more is taken in.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Handles what waits already. False if there was more than a burst.
+    fn handle_what_is_ready(&mut self) -> bool {
+        for _ in 0..BURST {
+            if let Ok(event) = self.network.try_recv() {
+                self.handle(event);
+            } else if self.has_room()
+                && let Ok((request, answer)) = self.requests.try_recv()
+            {
+                self.ask(request, Asker::Client(answer));
+            } else {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn has_room(&self) -> bool {
+        self.askers.len() < UNDER_WAY
+    }
+
+    fn ask(&mut self, request: Request, asker: Asker) {
+        let event = self.question(request, asker);
+        self.handle(event);
+    }
+
+    fn question(&mut self, request: Request, asker: Asker) -> Event {
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        self.askers.insert(ticket, asker);
+        Event::Request { ticket, request }
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.next.push_back(event);
+        while let Some(event) = self.next.pop_front() {
+            self.node.handle(Time::default() + self.clock.elapsed(), event);
+            self.carry_out();
+        }
+    }
+
+    /// Does what the node says, until it has nothing more to say.
+    fn carry_out(&mut self) {
+        loop {
+            match self.node.poll() {
+                Output::Send { to, message } => {
+                    if !self.rpc.send(&to, &message) {
+                        self.next.push_back(Event::Unreachable { node: to.node });
+                    }
+                }
+                Output::Persist { seq, writes } => self.committer.submit(seq, writes),
+                Output::Reply { ticket, reply } => match self.askers.remove(&ticket) {
+                    // A client that went away needs no answer.
+                    Some(Asker::Client(asker)) => drop(asker.send(reply)),
+                    Some(Asker::Driver) => self.learn(reply),
+                    None => {}
+                },
+                Output::Notify(notice) => self.tell(notice),
+                Output::Wait { until } => {
+                    self.deadline = until;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, notice: Notice) {
+        logging::tell(&notice);
+        let is_in_a_ring = matches!(notice, Notice::Joined { .. });
+        self.last_notice += 1;
+        // Fails only if nobody listens.
+        self.notices.send((self.last_notice, SystemTime::now(), notice)).ok();
+        if is_in_a_ring {
+            self.look_at_myself();
+        }
+    }
+
+    /// Asks the node how far it has got: the answer is [`Self::learn`]ed.
+    fn look_at_myself(&mut self) {
+        let question = self.question(Request::View, Asker::Driver);
+        self.next.push_back(question);
+    }
+
+    /// Takes in the answer to a question of the driver itself.
+    fn learn(&mut self, reply: Reply) {
+        let Reply::View(view) = reply else { return };
+        let View { ring, phase, .. } = *view;
+        let ring = ring.and_then(|ring| u128::from_str_radix(&ring, 16).ok()).map(RingId);
+        match (ring, self.found.take()) {
+            (Some(ring), _) => self.rpc.set_ring(ring),
+            (None, Some(ring)) => {
+                let question = self.question(Request::Init { ring }, Asker::Driver);
+                self.next.push_back(question);
+            }
+            (None, None) => {}
+        }
+        if phase == Phase::Up {
+            self.joined.send_replace(true);
+        }
+    }
+
+    fn persisted(&mut self, progress: Progress) {
+        if let Some(seq) = progress.durable {
+            self.handle(Event::Persisted { seq });
+        }
+        if let Some((seq, reason)) = progress.failed {
+            self.handle(Event::PersistFailed { seq, reason });
+        }
+    }
+
+    fn measure(&mut self) {
+        let (operations_per_second, p99_ms) = self.window.measure(&self.counters);
+        self.load.operations_per_second = operations_per_second;
+        self.load.p99_ms = p99_ms;
+        self.load.uptime_s = self.clock.elapsed().as_secs();
+        self.load.disk_bytes = self.node.records().disk_bytes();
+        self.handle(Event::Measured(self.load.clone()));
+    }
+}

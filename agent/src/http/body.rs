@@ -1,0 +1,101 @@
+//! Reading request bodies: streamed, bounded in size and in time.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use futures_util::{Stream, StreamExt};
+use sky_api::Code;
+use tokio::time::timeout;
+use warp::http::header::{CONTENT_LENGTH, EXPECT, HeaderMap};
+
+use super::problem::Refused;
+
+/// How long a client may take to send a body.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How much of a body that is too large is still read, so that the client, who is busy sending, gets
+/// to see the answer instead of a reset connection.
+const DRAINED: usize = 16 << 20;
+
+/// The whole body, at most `limit` bytes. Chunked bodies are as good as those with a length.
+pub(super) async fn collect<B: Buf>(
+    headers: &HeaderMap,
+    body: impl Stream<Item = Result<B, warp::Error>>,
+    limit: usize,
+) -> Result<Bytes, Refused> {
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: usize| length > limit) && headers.contains_key(EXPECT) {
+        // The client waits for leave to send, and does not get it.
+        return Err(too_large(limit));
+    }
+    match timeout(PATIENCE, read(body, length.unwrap_or_default(), limit)).await {
+        Ok(read) => read,
+        Err(_) => Err(Refused::new(Code::BadRequest, "The body did not arrive within 30 seconds.")
+            .hint("Send smaller values, or look at the network between client and agent.")),
+    }
+}
+
+async fn read<B: Buf>(
+    body: impl Stream<Item = Result<B, warp::Error>>,
+    expected: usize,
+    limit: usize,
+) -> Result<Bytes, Refused> {
+    let mut body = pin!(body);
+    // The length is only a claim: no more than this is set aside for it.
+    let mut bytes = Vec::with_capacity(expected.min(limit).min(64 << 10));
+    let mut read = 0;
+    while let Some(part) = body.next().await {
+        let mut part = part.map_err(|_| {
+            Refused::new(Code::BadRequest, "The connection broke before the body was complete.")
+        })?;
+        read += part.remaining();
+        if read > limit.saturating_add(DRAINED) {
+            break;
+        }
+        if read > limit {
+            bytes = Vec::new();
+            continue;
+        }
+        while part.has_remaining() {
+            let length = part.chunk().len();
+            bytes.extend_from_slice(part.chunk());
+            part.advance(length);
+        }
+    }
+    if read > limit { Err(too_large(limit)) } else { Ok(bytes.into()) }
+}
+
+fn too_large(limit: usize) -> Refused {
+    Refused::new(Code::TooLarge, format!("The value is larger than {limit} bytes."))
+        .hint("Split the value, or start the agents with a larger limit for values.")
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+
+    async fn collect_parts(parts: &[&'static [u8]], limit: usize) -> Result<Bytes, Code> {
+        let parts: Vec<_> = parts.iter().map(|part| Ok(Bytes::from_static(part))).collect();
+        let body = stream::iter(parts);
+        collect(&HeaderMap::new(), body, limit).await.map_err(|refused| refused.code())
+    }
+
+    #[tokio::test]
+    async fn a_body_may_be_as_large_as_the_limit_and_no_larger() {
+        assert_eq!(collect_parts(&[b"ab", b"", b"cd"], 4).await.unwrap(), "abcd");
+        assert_eq!(collect_parts(&[b"ab", b"cde"], 4).await, Err(Code::TooLarge));
+        assert_eq!(collect_parts(&[], 0).await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_asks_first_is_refused_before_it_sends() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_LENGTH, 5.into());
+        headers.insert(EXPECT, "100-continue".parse().unwrap());
+        let body = stream::pending::<Result<Bytes, warp::Error>>();
+        assert_eq!(collect(&headers, body, 4).await.unwrap_err().code(), Code::TooLarge);
+    }
+}

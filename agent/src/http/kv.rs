@@ -1,0 +1,309 @@
+//! `/kv`: the operations on keys. The hot path of the agent.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use futures_util::Stream;
+use serde::Deserialize;
+use sky_api::{Code, KeyEntry, KeyList};
+use sky_chord::{
+    Answer, Ballot, Condition, Consistency, Cursor, Id, Key, ListedKey, Operation, Reply, Request,
+    RequestId, Value,
+};
+use warp::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use warp::http::{Method, StatusCode};
+use warp::reply::Response;
+
+use super::problem::Refused;
+use super::{Api, body, etag, json, key};
+
+/// How long a client waits for one operation.
+const BUDGET: Duration = Duration::from_secs(5);
+
+/// How many keys a list has, unless the client says otherwise; and at most.
+const PAGE: (u32, u32) = (100, 1000);
+
+/// The media type of values that came without one.
+const OCTETS: &str = "application/octet-stream";
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(sky_api::header::IDEMPOTENCY_KEY);
+const CONSISTENCY: HeaderName = HeaderName::from_static(sky_api::header::CONSISTENCY);
+
+/// The parameters that `/kv` and `/kv/{key}` understand.
+#[derive(Debug, Deserialize)]
+pub(super) struct Query {
+    consistency: Option<String>,
+    prefix: Option<String>,
+    limit: Option<String>,
+    cursor: Option<String>,
+}
+
+/// Answers a request for `/kv` (`raw_key` is none) or `/kv/{key}`.
+pub(super) async fn answer<B: Buf>(
+    api: &Api,
+    method: Method,
+    raw_key: Option<&str>,
+    query: Query,
+    headers: HeaderMap,
+    body: impl Stream<Item = Result<B, warp::Error>>,
+) -> Result<Response, Refused> {
+    let Some(raw_key) = raw_key else {
+        return match method {
+            Method::GET | Method::HEAD => list(api, query).await,
+            _ => Err(Refused::method("GET, HEAD")),
+        };
+    };
+    let key = key::decode(raw_key)?;
+    match method {
+        Method::GET | Method::HEAD => get(api, key, &query, &headers).await,
+        Method::PUT => {
+            let condition = etag::condition(&headers)?;
+            store(api, &method, key, condition, &headers, body).await
+        }
+        Method::POST => {
+            if headers.contains_key(header::IF_MATCH) {
+                let detail = "POST creates a key, If-Match needs one that exists.";
+                return Err(Refused::new(Code::BadRequest, detail).hint("Use PUT to replace."));
+            }
+            store(api, &method, key, Condition::Absent, &headers, body).await
+        }
+        Method::DELETE => delete(api, key, &headers).await,
+        _ => Err(Refused::method("GET, HEAD, PUT, POST, DELETE")),
+    }
+}
+
+async fn get(api: &Api, key: Key, query: &Query, headers: &HeaderMap) -> Result<Response, Refused> {
+    let consistency = match query.consistency.as_deref() {
+        None | Some("quorum") => Consistency::Quorum,
+        Some("any") => Consistency::Any,
+        Some(other) => {
+            let detail = format!("The consistency `{other}` is neither `quorum` nor `any`.");
+            return Err(Refused::new(Code::BadRequest, detail));
+        }
+    };
+    let wanted = etag::named(headers, &header::IF_MATCH, true)?;
+    let known = etag::named(headers, &header::IF_NONE_MATCH, false)?;
+    let operation = Operation::Get { key: key.clone(), consistency };
+    let answer = operate(api, api.ids.next(), false, operation).await?;
+    let mut response = match answer {
+        Answer::Found { version, .. } if wanted.is_some_and(|tags| !tags.contains(&version)) => {
+            return Err(condition_failed(&key, &Condition::Version(Vec::new())));
+        }
+        Answer::Found { version, .. } if known.is_some_and(|tags| tags.contains(&version)) => {
+            empty(StatusCode::NOT_MODIFIED, Some(&version))
+        }
+        Answer::Found { value, version } => found(value, &version),
+        Answer::Absent => return Err(no_such_key(&key)),
+        other => return Err(unexpected(&other)),
+    };
+    if consistency == Consistency::Any {
+        response.headers_mut().insert(CONSISTENCY, HeaderValue::from_static("any"));
+    }
+    Ok(response)
+}
+
+fn found(value: Value, version: &Ballot) -> Response {
+    let content_type = match &*value.content_type {
+        OCTETS => HeaderValue::from_static(OCTETS),
+        other => HeaderValue::from_str(other).unwrap_or(HeaderValue::from_static(OCTETS)),
+    };
+    let mut response = Response::new(value.bytes.into());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, content_type);
+    // A stored HTML page must not act with the rights of the agent's own page.
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    insert_etag(headers, version);
+    response
+}
+
+async fn store<B: Buf>(
+    api: &Api,
+    method: &Method,
+    key: Key,
+    condition: Condition,
+    headers: &HeaderMap,
+    body: impl Stream<Item = Result<B, warp::Error>>,
+) -> Result<Response, Refused> {
+    let content_type = match headers.get(header::CONTENT_TYPE) {
+        None => OCTETS,
+        Some(value) => value.to_str().map_err(|_| {
+            Refused::new(Code::BadRequest, "The Content-Type is not plain ASCII text.")
+        })?,
+    };
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        let detail = "A Content-Encoding would not be stored with the value.";
+        let hint = "Send the bytes without that header; name the format in Content-Type.";
+        return Err(Refused::new(Code::UnsupportedMediaType, detail).hint(hint));
+    }
+    let (id, retry) = request_id(api, method, &condition, headers)?;
+    let bytes = body::collect(headers, body, api.max_value_bytes).await?;
+    let value = Value { content_type: content_type.into(), bytes };
+    let operation = Operation::Put { key: key.clone(), value, condition: condition.clone() };
+    match operate(api, id, retry, operation).await? {
+        Answer::Stored { version, created } => {
+            let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+            Ok(empty(status, Some(&version)))
+        }
+        Answer::ConditionFailed { .. } if *method == Method::POST => {
+            let detail = format!("The key {} exists already.", quoted(&key));
+            Err(Refused::new(Code::AlreadyExists, detail).hint("Use PUT to replace its value."))
+        }
+        Answer::ConditionFailed { .. } => Err(condition_failed(&key, &condition)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn delete(api: &Api, key: Key, headers: &HeaderMap) -> Result<Response, Refused> {
+    let condition = etag::condition(headers)?;
+    if condition == Condition::Absent {
+        let detail = "A key that must not exist cannot be deleted.";
+        return Err(Refused::new(Code::BadRequest, detail).hint("Leave out If-None-Match."));
+    }
+    let (id, retry) = request_id(api, &Method::DELETE, &condition, headers)?;
+    let operation = Operation::Delete { key: key.clone(), condition: condition.clone() };
+    match operate(api, id, retry, operation).await? {
+        Answer::Deleted => Ok(empty(StatusCode::NO_CONTENT, None)),
+        Answer::Absent | Answer::ConditionFailed { .. } if condition == Condition::Always => {
+            Err(no_such_key(&key))
+        }
+        Answer::Absent | Answer::ConditionFailed { .. } => Err(condition_failed(&key, &condition)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// A page of keys. A page of the protocol may be short, at the end of a range or where few names
+/// have the prefix; they are put together as long as there is time.
+async fn list(api: &Api, query: Query) -> Result<Response, Refused> {
+    let limit = page_size(query.limit.as_deref(), PAGE)?;
+    let mut next = query.cursor.as_deref().map(key::read_cursor).transpose()?;
+    let prefix = query.prefix.unwrap_or_default().into();
+    let started = Instant::now();
+    let mut keys: Vec<KeyEntry> = Vec::new();
+    loop {
+        let left = limit - u32::try_from(keys.len()).unwrap_or(limit);
+        let operation = Operation::List {
+            after: next.clone(),
+            prefix: std::sync::Arc::clone(&prefix),
+            limit: left,
+        };
+        let (page, after) = match operate(api, api.ids.next(), false, operation).await {
+            Ok(Answer::Listed { keys, next }) => (keys, next),
+            Ok(other) => return Err(unexpected(&other)),
+            // What was found so far is good; who asks on hears of the trouble then.
+            Err(_) if !keys.is_empty() => break,
+            Err(refused) => return Err(refused),
+        };
+        keys.extend(page.into_iter().map(entry));
+        next = after.filter(|cursor| *cursor != Cursor::AfterPoint(Id::MAX));
+        if next.is_none() || keys.len() >= limit as usize || started.elapsed() > BUDGET / 2 {
+            break;
+        }
+    }
+    Ok(json(&KeyList { keys, cursor: next.as_ref().map(key::cursor_text) }))
+}
+
+fn entry(listed: ListedKey) -> KeyEntry {
+    KeyEntry { key: listed.key.name().to_owned(), size: listed.size }
+}
+
+/// The `limit` parameter; `(usual, most)` bound it.
+pub(super) fn page_size(limit: Option<&str>, (usual, most): (u32, u32)) -> Result<u32, Refused> {
+    match limit.map(str::parse) {
+        None => Ok(usual),
+        Some(Ok(limit)) if (1..=most).contains(&limit) => Ok(limit),
+        Some(_) => {
+            let detail = format!("The limit is not a number from 1 to {most}.");
+            Err(Refused::new(Code::BadRequest, detail))
+        }
+    }
+}
+
+/// The id of a change over all its retries: from the client, else a new one that is never sent again.
+fn request_id(
+    api: &Api,
+    method: &Method,
+    condition: &Condition,
+    headers: &HeaderMap,
+) -> Result<(RequestId, bool), Refused> {
+    let Some(given) = headers.get(IDEMPOTENCY_KEY) else { return Ok((api.ids.next(), false)) };
+    if !(1..=255).contains(&given.len()) {
+        let detail = "The Idempotency-Key is empty or longer than 255 bytes.";
+        return Err(Refused::new(Code::BadRequest, detail).hint("A random UUID is a good one."));
+    }
+    // Another kind of change under the same text is another request.
+    let kind = format!("{method} {condition:?} ");
+    let hash = Id::hash(&[kind.as_bytes(), given.as_bytes()].concat());
+    let id = hash.as_bytes().iter().take(16).fold(0, |id, byte| id << 8 | u128::from(*byte));
+    Ok((RequestId::given(id), true))
+}
+
+async fn operate(
+    api: &Api,
+    id: RequestId,
+    retry: bool,
+    operation: Operation,
+) -> Result<Answer, Refused> {
+    let started = Instant::now();
+    let request = Request::Operate { id, retry, operation, budget: BUDGET };
+    let reply = api.ask(request).await;
+    api.handle.record(started.elapsed());
+    match reply? {
+        Reply::Operated(outcome) => Ok(outcome?),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// An answer that does not belong to the question.
+pub(super) fn unexpected(answer: &impl std::fmt::Debug) -> Refused {
+    tracing::error!(?answer, "the node gave an answer that does not belong to the question");
+    Refused::new(Code::Internal, "The agent misunderstood itself.")
+        .hint("This is a bug: please report it with the agent's log.")
+}
+
+fn no_such_key(key: &Key) -> Refused {
+    Refused::new(Code::NotFound, format!("There is no key {}.", quoted(key)))
+}
+
+fn condition_failed(key: &Key, condition: &Condition) -> Refused {
+    let key = quoted(key);
+    let (detail, hint) = match condition {
+        Condition::Always | Condition::Exists => (
+            format!("There is no key {key}."),
+            "Create it with POST, or with PUT without If-Match.",
+        ),
+        Condition::Absent => (
+            format!("The key {key} exists already."),
+            "Replace its value with PUT, without If-None-Match.",
+        ),
+        Condition::Version(_) => (
+            format!("The key {key} has another version by now, or does not exist any more."),
+            "Read the key again and decide anew.",
+        ),
+    };
+    Refused::new(Code::PreconditionFailed, detail).hint(hint)
+}
+
+/// A key for a sentence: cut short, control characters made visible.
+fn quoted(key: &Key) -> String {
+    let name = key.name();
+    let short: String = name.chars().take(80).collect();
+    let dots = if short.len() < name.len() { "…" } else { "" };
+    format!("`{}{dots}`", short.escape_debug())
+}
+
+fn empty(status: StatusCode, version: Option<&Ballot>) -> Response {
+    let mut response = Response::new(Bytes::new().into());
+    *response.status_mut() = status;
+    if let Some(version) = version {
+        insert_etag(response.headers_mut(), version);
+    }
+    response
+}
+
+fn insert_etag(headers: &mut HeaderMap, version: &Ballot) {
+    // Made of quotes, digits and dots: always a header value.
+    if let Ok(tag) = HeaderValue::try_from(etag::text(version)) {
+        headers.insert(header::ETAG, tag);
+    }
+}

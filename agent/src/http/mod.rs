@@ -1,0 +1,305 @@
+//! The HTTP interface of an agent: what design and README call the client interface.
+//!
+//! ```text
+//! serve_connection -> guard (Host, Origin) -> warp routes -> kv, ring, events, admin, metrics, page
+//!                                                         -> Api::ask -> driver::Handle
+//! ```
+//!
+//! Every error is a [`sky_api::Problem`]; whatever no route took is made one by the last filter.
+
+mod admin;
+mod body;
+mod dot;
+mod etag;
+mod events;
+mod guard;
+mod key;
+mod kv;
+mod metrics;
+mod problem;
+mod ring;
+
+use std::convert::Infallible;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use sky_api::{Code, path};
+use sky_chord::{Reply, Request, RequestId};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use warp::filters::path::FullPath;
+use warp::http::Method;
+use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use warp::reply::Response;
+use warp::{Filter, Rejection};
+
+use crate::config::{Secret, Settings};
+use crate::driver::{Busy, Handle};
+use crate::page::Page;
+use problem::Refused;
+
+/// How long a client may take for the head of a request, and keep an idle connection.
+const HEAD_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The most bytes of a request's head, and of what is read at once of its body.
+const READ_BUFFER: usize = 64 << 10;
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Api {
+    handle: Handle,
+    max_value_bytes: usize,
+    token: Option<Secret>,
+    /// Host names this agent answers to, besides its addresses and `localhost`.
+    names: Vec<String>,
+    stopping: watch::Receiver<bool>,
+    ids: RequestIds,
+    metrics: metrics::Requests,
+    page: Page,
+}
+
+impl Api {
+    /// The interface of the agent behind `handle`. Once `stopping` holds true, connections end after
+    /// the request under way, and event streams at once.
+    pub fn new(handle: Handle, settings: &Settings, stopping: watch::Receiver<bool>) -> Arc<Self> {
+        let advertised = guard::host_of(&settings.advertise).to_owned();
+        Arc::new(Self {
+            handle,
+            max_value_bytes: settings.max_value_bytes,
+            token: settings.token.clone(),
+            names: vec![advertised, settings.name.clone()],
+            stopping,
+            ids: RequestIds::default(),
+            metrics: metrics::Requests::default(),
+            page: Page::default(),
+        })
+    }
+
+    async fn ask(&self, request: Request) -> Result<Reply, Refused> {
+        let is_change =
+            matches!(&request, Request::Operate { operation, .. } if operation.is_change());
+        match self.handle.request(request).await {
+            Ok(Reply::StoreFailed(reason)) => {
+                let detail = format!("The agent cannot read its store: {reason}.");
+                let hint = "Ask another agent, and look at this one's log and disk.";
+                Err(Refused::new(Code::Internal, detail).hint(hint))
+            }
+            Ok(reply) => Ok(reply),
+            Err(Busy::Stopped) if is_change => Err(sky_chord::Failure::MaybeApplied.into()),
+            Err(busy @ (Busy::Refused | Busy::Stopped)) => {
+                let detail = format!("Nothing was changed: {busy}.");
+                let hint = "Try again in a second, or ask another agent.";
+                Err(Refused::new(Code::Overloaded, detail).hint(hint))
+            }
+        }
+    }
+}
+
+/// Serves one connection, already accepted, until the client or the agent ends it. HTTP/1.1 and
+/// HTTP/2 without TLS are told apart here.
+pub async fn serve_connection(api: Arc<Api>, stream: TcpStream, remote: SocketAddr) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%remote, %error, "small answers may be delayed");
+    }
+    let mut stopping = api.stopping.clone();
+    let routes = TowerToHyperService::new(warp::service(routes(&api)));
+    let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
+        let started = Instant::now();
+        let method = metrics::method_index(request.method());
+        let admitted = guard::check(&request, &api.names);
+        if request.uri().path().starts_with("/admin/") {
+            request.extensions_mut().insert(Remote(remote));
+        }
+        let answer = admitted.map(|()| routes.call(request));
+        let api = Arc::clone(&api);
+        async move {
+            let mut response = match answer {
+                Ok(answer) => answer.await?,
+                Err(refused) => refused.into_response(),
+            };
+            let nosniff = HeaderValue::from_static("nosniff");
+            response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, nosniff);
+            api.metrics.count(method, response.status(), started.elapsed());
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(READ_BUFFER)
+        .pipeline_flush(true)
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(HEAD_PATIENCE);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        // An error means that nobody is left who could stop the agent any more gently.
+        () = crate::until(&mut stopping) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%remote, error, "the connection broke");
+    }
+}
+
+/// Where a request came from, for the administrative calls.
+#[derive(Debug, Clone, Copy)]
+struct Remote(SocketAddr);
+
+/// All routes. `/kv` comes first and is one filter: the other paths may cost a little more.
+fn routes(
+    api: &Arc<Api>,
+) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static {
+    let api = Arc::clone(api);
+    let others = others(&api).boxed();
+    let with_api = warp::any().map(move || Arc::clone(&api));
+    let keys = warp::path("kv")
+        .and(with_api)
+        .and(warp::method())
+        .and(warp::path::full())
+        .and(warp::query::<kv::Query>())
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .then(|api: Arc<Api>, method, path: FullPath, query, headers, body| async move {
+            let key = path.as_str().strip_prefix("/kv/");
+            let answer = kv::answer(&api, method, key, query, headers, body).await;
+            answer.unwrap_or_else(Refused::into_response)
+        });
+    keys.or(others).unify().recover(problem::recover).unify()
+}
+
+fn others(
+    api: &Arc<Api>,
+) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
+    let api = Arc::clone(api);
+    let api = warp::any().map(move || Arc::clone(&api));
+    let read = |path| at(path, &[Method::GET, Method::HEAD], "GET, HEAD").and(api.clone());
+    let change = |path| at(path, &[Method::POST], "POST").and(api.clone());
+    let ring = read(path::RING)
+        .and(warp::query())
+        .then(|api: Arc<Api>, query| async move { finish(ring::ring(&api, query).await) });
+    let dot =
+        read(path::RING_DOT).then(|api: Arc<Api>| async move { finish(ring::dot(&api).await) });
+    let local = read(path::LOCAL)
+        .and(warp::query())
+        .then(|api: Arc<Api>, query| async move { finish(ring::local(&api, query).await) });
+    let lookup =
+        warp::path("lookup").and(warp::path::full()).and(warp::method()).and(api.clone()).then(
+            |path: FullPath, method, api: Arc<Api>| async move {
+                let key = path.as_str().strip_prefix("/lookup/").unwrap_or_default();
+                finish(ring::lookup(&api, &method, key).await)
+            },
+        );
+    let events = read(path::EVENTS).map(|api: Arc<Api>| events::stream(&api));
+    let health = at(path::HEALTHZ, &[Method::GET, Method::HEAD], "GET, HEAD")
+        .map(|| text("text/plain; charset=utf-8", "ok\n".to_owned()));
+    let ready =
+        read(path::READYZ).then(|api: Arc<Api>| async move { finish(ring::readiness(&api).await) });
+    let metrics = read(path::METRICS)
+        .then(|api: Arc<Api>| async move { finish(metrics::report(&api).await) });
+    let page = warp::path::full().and(warp::method()).and(api.clone()).and_then(
+        |path: FullPath, method, api: Arc<Api>| async move {
+            let read_only = matches!(method, Method::GET | Method::HEAD);
+            match api.page.find(path.as_str()) {
+                Some(file) if read_only => Ok(file.response()),
+                Some(_) => Err(warp::reject::custom(Refused::method("GET, HEAD"))),
+                None => Err(warp::reject::not_found()),
+            }
+        },
+    );
+    let small = warp::body::content_length_limit(4096);
+    let init = change(path::INIT)
+        .and(admitted(api.clone()))
+        .and(small)
+        .and(warp::body::json())
+        .then(|api: Arc<Api>, request| async move { finish(admin::init(&api, request).await) });
+    let leave = change(path::LEAVE)
+        .and(admitted(api.clone()))
+        .then(|api: Arc<Api>| async move { finish(admin::leave(&api).await) });
+    let views = ring.or(dot).unify().or(local).unify().or(lookup).unify().or(events).unify();
+    let checks = health.or(ready).unify().or(metrics).unify();
+    views.or(checks).unify().or(page).unify().or(init).unify().or(leave).unify()
+}
+
+/// Exactly this path with one of these methods; another method is told which there are.
+fn at(
+    path: &'static str,
+    methods: &'static [Method],
+    allow: &'static str,
+) -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    let matches = move |full: FullPath, method: Method| async move {
+        if full.as_str() != path {
+            Err(warp::reject::not_found())
+        } else if methods.contains(&method) {
+            Ok(())
+        } else {
+            Err(warp::reject::custom(Refused::method(allow)))
+        }
+    };
+    warp::path::full().and(warp::method()).and_then(matches).untuple_one()
+}
+
+/// Lets administrators pass, see [`guard::admit`].
+fn admitted(
+    api: impl Filter<Extract = (Arc<Api>,), Error = Infallible> + Clone,
+) -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    let admit = |api: Arc<Api>, remote: Remote, headers: HeaderMap| async move {
+        guard::admit(&headers, remote.0, api.token.as_ref()).map_err(warp::reject::custom)
+    };
+    api.and(warp::ext::get::<Remote>())
+        .and(warp::header::headers_cloned())
+        .and_then(admit)
+        .untuple_one()
+}
+
+fn finish(answer: Result<Response, Refused>) -> Response {
+    answer.unwrap_or_else(Refused::into_response)
+}
+
+fn json(value: &impl serde::Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(body) => text("application/json", body),
+        Err(error) => kv::unexpected(&error).into_response(),
+    }
+}
+
+fn text(content_type: &'static str, body: String) -> Response {
+    let mut response = Response::new(body.into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Makes ids for requests that have none: the time, and a count from a random number on.
+#[derive(Debug)]
+struct RequestIds {
+    start: u64,
+    count: AtomicU64,
+}
+
+impl Default for RequestIds {
+    fn default() -> Self {
+        // The hasher's keys come from the operating system's source of random numbers.
+        Self { start: RandomState::new().hash_one(0), count: AtomicU64::new(0) }
+    }
+}
+
+impl RequestIds {
+    fn next(&self) -> RequestId {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let number = self.start.wrapping_add(self.count.fetch_add(1, Relaxed));
+        RequestId::at(now.as_micros() as u64, number)
+    }
+}

@@ -1,0 +1,170 @@
+//! Messages between agents.
+//!
+//! Each agent opens one connection to each node it has something to say to ([`link`]) and reads what
+//! comes in on those that others opened ([`inbound`]). What was queued while a write was under way goes
+//! out with the next one. Messages may be lost, and that is said ([`Event::Unreachable`]); they never
+//! reach another node than the one that is meant.
+
+mod contact;
+mod frame;
+mod hello;
+mod inbound;
+mod link;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use sky_chord::{Event, Message, NodeId, Peer, RingId};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+
+use crate::config::Secret;
+use crate::metrics::Counters;
+use frame::{FrameRef, Frames};
+use hello::{Hello, HelloError, Refusal};
+use link::Outbox;
+
+/// How long a connection may take to be made, and the hellos on it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the other side's system may be silent about what was sent to it.
+const UNANSWERED: Duration = Duration::from_secs(5);
+
+/// Different complaints that are remembered, so that each is logged once.
+const COMPLAINTS: usize = 1000;
+
+/// Whether this is the first byte of a peer connection, and not of HTTP.
+pub fn is_peer(first: u8) -> bool {
+    first == hello::MAGIC[0]
+}
+
+/// The peers of one agent. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Rpc(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    me: Peer,
+    secret: Option<Secret>,
+    ring: watch::Sender<Option<RingId>>,
+    events: mpsc::Sender<Event>,
+    counters: Arc<Counters>,
+    links: Mutex<BTreeMap<NodeId, Arc<Outbox>>>,
+    complaints: Mutex<BTreeSet<(String, String)>>,
+}
+
+impl Rpc {
+    /// No connections yet. What peers say comes out of `events`; so does what becomes of connections.
+    pub fn new(
+        me: Peer,
+        secret: Option<Secret>,
+        events: mpsc::Sender<Event>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            me,
+            secret,
+            ring: watch::channel(None).0,
+            events,
+            counters,
+            links: Mutex::default(),
+            complaints: Mutex::default(),
+        }))
+    }
+
+    /// The ring this agent belongs to from now on; agents of other rings are refused.
+    pub fn set_ring(&self, ring: RingId) {
+        self.0.ring.send_if_modified(|known| known.replace(ring) != Some(ring));
+    }
+
+    /// Queues a message. False if the queue to that node is full: the message is dropped then.
+    pub fn send(&self, to: &Peer, message: &Message) -> bool {
+        let outbox = Outbox::of(&self.0, to);
+        let sent = outbox.push(&FrameRef::Message(message));
+        let counter = match sent {
+            link::Push::Queued => &self.0.counters.messages_sent,
+            link::Push::Down | link::Push::Full => &self.0.counters.messages_dropped,
+        };
+        counter.fetch_add(1, Relaxed);
+        sent != link::Push::Full
+    }
+
+    /// Serves a connection that a peer opened, until it ends.
+    pub async fn serve(self, stream: TcpStream) {
+        inbound::serve(&self.0, stream).await;
+    }
+
+    /// Asks at these addresses (`host:port`) who is there, again and again, until `joined` is true.
+    /// `trouble` says what is in the way.
+    pub async fn join(
+        self,
+        addresses: Vec<String>,
+        joined: watch::Receiver<bool>,
+        trouble: watch::Sender<Option<String>>,
+    ) {
+        contact::join(&self.0, addresses, joined, trouble).await;
+    }
+}
+
+impl Shared {
+    fn hello(&self, meant: Option<NodeId>) -> Result<Hello, HelloError> {
+        Hello::new(self.me.clone(), *self.ring.borrow(), meant)
+    }
+
+    /// Connects and says hello to whoever answers at this address, or to nobody but `meant`.
+    async fn connect(
+        &self,
+        address: &str,
+        meant: Option<NodeId>,
+    ) -> Result<(Frames<TcpStream>, Hello), HelloError> {
+        let meeting = async {
+            let stream = TcpStream::connect(address).await?;
+            prepare(&stream)?;
+            let mut frames = Frames::new(stream);
+            let mine = self.hello(meant)?;
+            let theirs = hello::connect(&mut frames, mine, self.secret.as_ref()).await?;
+            Ok((frames, theirs))
+        };
+        tokio::time::timeout(PATIENCE, meeting).await.unwrap_or(Err(HelloError::Slow))
+    }
+
+    /// Whether an agent that belongs to the ring `theirs` may be spoken to.
+    fn check_ring(&self, theirs: Option<RingId>) -> Result<(), Refusal> {
+        hello::check_ring(*self.ring.borrow(), theirs)
+    }
+
+    fn links(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<Outbox>>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs a problem with a peer, once for each cause until all is well with it again.
+    fn complain(&self, peer: &str, problem: &str) {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = complaints.len() < COMPLAINTS
+            && complaints.insert((peer.to_owned(), problem.to_owned()));
+        if is_new {
+            tracing::warn!(peer, "Peer {peer} cannot be spoken to: {problem}.");
+        } else {
+            tracing::debug!(peer, "Peer {peer} still cannot be spoken to: {problem}.");
+        }
+    }
+
+    fn all_is_well(&self, peer: &str) {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        complaints.retain(|(complained, _)| complained != peer);
+    }
+}
+
+/// Small messages go out at once, and a peer whose machine is gone is noticed within seconds.
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, UNANSWERED)?;
+    sockopt::set_tcp_keepintvl(stream, UNANSWERED)?;
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(UNANSWERED.as_millis()).unwrap_or(5000))?;
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! The thread that makes writes durable: whatever came in while one fsync was under way shares the next.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use sky_chord::Write;
+use tokio::sync::watch;
+
+use super::Store;
+use crate::metrics::Counters;
+
+/// Writes joined in one commit at most, so that the first does not wait for too many others.
+const BATCH: usize = 1024;
+
+/// How far the committer has got.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Every write up to this one is on disk; none at the start.
+    pub durable: Option<u64>,
+    /// The first write that failed and why; nothing is written after it.
+    pub failed: Option<(u64, String)>,
+}
+
+/// Whether the disk has room, judged by the bytes that an ordinary user may still take.
+#[derive(Debug)]
+pub struct Room {
+    folder: PathBuf,
+    reserve: u64,
+    full: AtomicBool,
+}
+
+impl Room {
+    /// Watches the disk of this folder; it counts as full with fewer bytes left than `reserve`.
+    pub fn new(folder: &Path, reserve: u64) -> Self {
+        Self { folder: folder.to_owned(), reserve, full: AtomicBool::new(false) }
+    }
+
+    /// Whether the disk is full now. A full one has room again when a quarter of the reserve more is
+    /// free, so that the answer does not flicker.
+    pub fn is_full(&self) -> bool {
+        let Ok(disk) = rustix::fs::statvfs(&self.folder) else {
+            return self.full.load(Relaxed);
+        };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let margin = if self.full.load(Relaxed) { self.reserve / 4 } else { 0 };
+        let full = free < self.reserve.saturating_add(margin);
+        self.full.store(full, Relaxed);
+        full
+    }
+}
+
+/// Hands writes to the thread. Dropping it writes what is left and waits for the thread to end.
+#[derive(Debug)]
+pub struct Committer {
+    writes: Option<mpsc::Sender<(u64, Vec<Write>)>>,
+    progress: watch::Receiver<Progress>,
+    full: watch::Receiver<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Committer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If the system has no thread to give.
+    pub fn start<S: Store>(store: S, room: Room, counters: Arc<Counters>) -> std::io::Result<Self> {
+        let (writes, queue) = mpsc::channel::<(u64, Vec<Write>)>();
+        let (report, progress) = watch::channel(Progress::default());
+        let (report_full, full) = watch::channel(room.is_full());
+        let work = move || {
+            let watch_room = || {
+                report_full
+                    .send_if_modified(|full| std::mem::replace(full, room.is_full()) != *full)
+            };
+            loop {
+                // A full disk is looked at while nothing is written, too: that is how it gets room again.
+                let first = match queue.recv_timeout(std::time::Duration::from_secs(1)) {
+                    Ok(first) => Some(first),
+                    Err(mpsc::RecvTimeoutError::Timeout) => None,
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                };
+                watch_room();
+                let Some((first, mut batch)) = first else { continue };
+                let mut last = first;
+                while batch.len() < BATCH
+                    && let Ok((seq, writes)) = queue.try_recv()
+                {
+                    last = seq;
+                    batch.extend(writes);
+                }
+                if let Err(error) = store.write_durably(&batch) {
+                    report.send_modify(|progress| progress.failed = Some((first, error.0)));
+                    return;
+                }
+                counters.commits.fetch_add(1, Relaxed);
+                counters.writes.fetch_add(batch.len() as u64, Relaxed);
+                report.send_modify(|progress| progress.durable = Some(last));
+            }
+        };
+        let thread = std::thread::Builder::new().name("sky:committer".into()).spawn(work)?;
+        Ok(Self { writes: Some(writes), progress, full, thread: Some(thread) })
+    }
+
+    /// Queues writes; [`Progress::durable`] will reach `seq`.
+    pub fn submit(&self, seq: u64, writes: Vec<Write>) {
+        if let Some(queue) = &self.writes {
+            // It fails only after a failed write, which was reported.
+            queue.send((seq, writes)).ok();
+        }
+    }
+
+    /// How far the thread has got, as it changes.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// Whether the disk is full, as it changes.
+    pub fn disk_full(&self) -> watch::Receiver<bool> {
+        self.full.clone()
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.writes = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was printed where it happened.
+            thread.join().ok();
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The records of an agent on disk.
+//!
+//! [`Directory`] guards the data directory and knows whose it is, [`Disk`] is the log-structured store in
+//! it, the [`Committer`] thread makes writes durable, many with one fsync.
+
+mod committer;
+mod directory;
+mod disk;
+
+pub use committer::{Committer, Progress, Room};
+pub use directory::{Directory, DirectoryError};
+pub use disk::Disk;
+
+use bytes::Bytes;
+use sky_chord::{Records, StoreError, Write};
+
+/// What the agent needs of a store, beside reading records.
+pub trait Store: Records + Send + 'static {
+    /// Makes all writes durable, in order and all or none. They can be read when this returns.
+    ///
+    /// # Errors
+    /// If that cannot be promised. Nothing may be written afterwards.
+    fn write_durably(&self, writes: &[Write]) -> Result<(), StoreError>;
+
+    /// All meta records, as [`Write::Meta`] left them.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    fn meta(&self) -> Result<Vec<(String, Bytes)>, StoreError>;
+
+    /// The approximate number of bytes taken up.
+    fn disk_bytes(&self) -> u64;
+}

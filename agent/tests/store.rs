@@ -1,0 +1,279 @@
+//! The store on a real disk: what was written is there again, what is damaged is said to be, and a
+//! directory serves one agent only.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sky_agent::metrics::Counters;
+use sky_agent::store::{Committer, Directory, DirectoryError, Disk, Room, Store};
+use sky_chord::{Cursor, Id, Key, Record, Records, Register, StoreError, Value, Write};
+
+fn record(bytes: impl Into<Bytes>) -> Record {
+    let value = Value { content_type: "text/plain".into(), bytes: bytes.into() };
+    Record { register: Register { value: Some(value), ..Register::ABSENT }, ..Record::EMPTY }
+}
+
+fn open(path: &Path) -> Result<(Directory, Disk), DirectoryError> {
+    Directory::open(path, None, Id::small(7))
+}
+
+fn refused(path: &Path, id: Option<Id>) -> DirectoryError {
+    match Directory::open(path, id, Id::small(7)) {
+        Ok(_) => panic!("the directory should be refused"),
+        Err(error) => {
+            assert!(!error.hint().is_empty());
+            error
+        }
+    }
+}
+
+#[test]
+fn everything_written_is_there_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys: Vec<_> = (0..100).map(|i| Key::new(&format!("key {i}"))).collect();
+    {
+        let (_directory, disk) = open(folder.path()).unwrap();
+        let writes =
+            keys.iter().map(|key| Write::Record(key.clone(), record(key.name().to_owned())));
+        disk.write_durably(&writes.collect::<Vec<_>>()).unwrap();
+        disk.write_durably(&[
+            Write::Forget(keys[3].clone()),
+            Write::Meta { name: "ring".into(), bytes: Some("one".into()) },
+            Write::Meta { name: "old".into(), bytes: Some("x".into()) },
+        ])
+        .unwrap();
+        disk.write_durably(&[Write::Meta { name: "old".into(), bytes: None }]).unwrap();
+    }
+    let (directory, disk) = open(folder.path()).unwrap();
+    assert_eq!(directory.boot(), 2);
+    assert_eq!(disk.meta().unwrap(), [("ring".to_owned(), Bytes::from("one"))]);
+    for (i, key) in keys.iter().enumerate() {
+        let expected = (i != 3).then(|| record(key.name().to_owned()));
+        assert_eq!(disk.get(key).unwrap(), expected, "{key:?}");
+    }
+    assert_eq!(disk.get(&Key::new("never written")).unwrap(), None);
+}
+
+#[test]
+fn scans_follow_the_circle_between_their_bounds() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_directory, disk) = open(folder.path()).unwrap();
+    let mut keys: Vec<_> = (0..50).map(|i| Key::new(&format!("key {i}"))).collect();
+    keys.sort();
+    let writes = keys.iter().map(|key| Write::Record(key.clone(), record("v")));
+    disk.write_durably(&writes.collect::<Vec<_>>()).unwrap();
+    let scan = |after: Option<Cursor>, through, limit| -> Vec<Key> {
+        let page = disk.scan(after.as_ref(), through, limit).unwrap();
+        page.into_iter().map(|(key, _)| key).collect()
+    };
+    let point = |i: usize| keys[i].hash();
+    assert_eq!(scan(None, Id::MAX, 100), keys);
+    assert_eq!(scan(None, Id::MAX, 7), keys[..7]);
+    assert_eq!(scan(None, point(9), 100), keys[..=9]);
+    assert_eq!(scan(Some(Cursor::AfterKey(keys[9].clone())), point(20), 100), keys[10..=20]);
+    assert_eq!(scan(Some(Cursor::AfterPoint(point(9))), Id::MAX, 100), keys[10..]);
+    assert_eq!(scan(Some(Cursor::AfterPoint(Id::MAX)), Id::MAX, 100), []);
+    assert_eq!(scan(Some(Cursor::AfterPoint(point(20))), point(9), 100), []);
+    assert_eq!(scan(Some(Cursor::AfterPoint(point(20))), point(20), 100), []);
+}
+
+#[test]
+fn a_record_that_does_not_decode_is_an_error_and_not_absent() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = Key::new("damaged");
+    drop(open(folder.path()).unwrap());
+    {
+        let database = fjall::Database::builder(folder.path().join("store")).open().unwrap();
+        let records = database.keyspace("records", Default::default).unwrap();
+        let mut bytes = record("value").to_bytes();
+        bytes.truncate(bytes.len() - 2);
+        records.insert(key.to_bytes(), bytes).unwrap();
+    }
+    let (_directory, disk) = open(folder.path()).unwrap();
+    let error = disk.get(&key).unwrap_err();
+    assert!(error.0.contains("damaged"), "{error}");
+    assert!(disk.scan(None, Id::MAX, 10).is_err());
+}
+
+/// All files below a folder.
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn flipped_bits_on_disk_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = [0xa5; 64];
+    {
+        let (_directory, disk) = open(folder.path()).unwrap();
+        disk.write_durably(&[Write::Record(Key::new("k"), record(mark.to_vec()))]).unwrap();
+    }
+    let mut flipped = 0;
+    for file in files(&folder.path().join("store")) {
+        let mut bytes = std::fs::read(&file).unwrap();
+        if let Some(at) = bytes.windows(mark.len()).position(|window| window == mark) {
+            bytes[at + 10] ^= 1;
+            std::fs::write(&file, bytes).unwrap();
+            flipped += 1;
+        }
+    }
+    assert!(flipped > 0, "the value is found on disk");
+    match open(folder.path()) {
+        Err(DirectoryError::Store { .. }) => {}
+        Err(error) => panic!("another error: {error}"),
+        Ok((_, disk)) => assert!(disk.get(&Key::new("k")).is_err(), "damage is reported"),
+    }
+}
+
+#[test]
+fn a_directory_has_one_agent_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(folder.path()).unwrap();
+    let error = refused(folder.path(), None);
+    let process = std::process::id().to_string();
+    assert!(matches!(&error, DirectoryError::InUse { process: p, .. } if *p == process), "{error}");
+    drop(first);
+    assert_eq!(open(folder.path()).unwrap().0.boot(), 2);
+}
+
+#[test]
+fn a_directory_belongs_to_one_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = open(folder.path()).unwrap().0.node();
+    assert_eq!(node.position, Id::small(7));
+    let error = refused(folder.path(), Some(Id::small(8)));
+    assert!(matches!(error, DirectoryError::OtherNode { .. }), "{error}");
+    // The position is kept even when the default, made from the address, would be another one now.
+    let again = Directory::open(folder.path(), None, Id::small(9)).unwrap().0;
+    assert_eq!((again.node(), again.boot()), (node, 2));
+    let other = tempfile::tempdir().unwrap();
+    let stranger = open(other.path()).unwrap().0.node();
+    assert_ne!(node.incarnation, stranger.incarnation);
+}
+
+#[test]
+fn what_a_newer_agent_or_chance_wrote_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()).unwrap());
+    let file = folder.path().join("identity");
+    let identity = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, identity.replace("\"format\":1", "\"format\":2,\"new\":[]")).unwrap();
+    let error = refused(folder.path(), None);
+    assert!(matches!(error, DirectoryError::NewerFormat { found: 2, .. }), "{error}");
+    std::fs::write(&file, "").unwrap();
+    let error = refused(folder.path(), None);
+    assert!(matches!(error, DirectoryError::DamagedIdentity { .. }), "{error}");
+    std::fs::write(&file, identity).unwrap();
+    assert!(open(folder.path()).is_ok());
+}
+
+#[test]
+fn half_a_directory_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, identity) = (folder.path().join("store"), folder.path().join("identity"));
+    drop(open(folder.path()).unwrap());
+    std::fs::rename(&store, folder.path().join("elsewhere")).unwrap();
+    assert!(matches!(refused(folder.path(), None), DirectoryError::Incomplete { .. }));
+    std::fs::rename(folder.path().join("elsewhere"), &store).unwrap();
+
+    let kept = std::fs::read(&identity).unwrap();
+    std::fs::remove_file(&identity).unwrap();
+    assert!(matches!(refused(folder.path(), None), DirectoryError::Incomplete { .. }));
+
+    let other = tempfile::tempdir().unwrap();
+    drop(open(other.path()).unwrap());
+    std::fs::copy(other.path().join("identity"), &identity).unwrap();
+    assert!(matches!(refused(folder.path(), None), DirectoryError::Incomplete { .. }));
+    std::fs::write(&identity, kept).unwrap();
+    assert_eq!(open(folder.path()).unwrap().0.boot(), 2);
+}
+
+#[test]
+fn an_interrupted_first_start_is_begun_again() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()).unwrap());
+    let file = folder.path().join("identity");
+    let identity = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, identity.replace("\"boots\":1", "\"boots\":0")).unwrap();
+    std::fs::remove_file(folder.path().join("store").join("version")).unwrap();
+    assert_eq!(open(folder.path()).unwrap().0.boot(), 1);
+}
+
+/// A store that waits for permission before each commit, and fails when it gets none.
+struct Gate {
+    opened: std::sync::Mutex<mpsc::Receiver<()>>,
+    batches: mpsc::Sender<usize>,
+}
+
+impl Records for Gate {
+    fn get(&self, _: &Key) -> Result<Option<Record>, StoreError> {
+        Ok(None)
+    }
+
+    fn scan(&self, _: Option<&Cursor>, _: Id, _: usize) -> Result<Vec<(Key, Record)>, StoreError> {
+        Ok(Vec::new())
+    }
+}
+
+impl Store for Gate {
+    fn write_durably(&self, writes: &[Write]) -> Result<(), StoreError> {
+        self.batches.send(writes.len()).unwrap();
+        self.opened.lock().unwrap().recv().map_err(|_| StoreError("the disk is gone".to_owned()))
+    }
+
+    fn meta(&self) -> Result<Vec<(String, Bytes)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
+
+#[tokio::test]
+async fn what_waits_shares_one_commit_and_a_failure_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let (open_gate, opened) = mpsc::channel();
+    let (batches, committed) = mpsc::channel();
+    let gate = Gate { opened: opened.into(), batches };
+    let counters = Arc::new(Counters::default());
+    let room = Room::new(folder.path(), 0);
+    let committer = Committer::start(gate, room, Arc::clone(&counters)).unwrap();
+    let write = || vec![Write::Forget(Key::new("k"))];
+    let mut progress = committer.progress();
+    let patience = Duration::from_secs(30);
+
+    committer.submit(1, write());
+    assert_eq!(committed.recv_timeout(patience), Ok(1));
+    (2..=50).for_each(|seq| committer.submit(seq, write()));
+    open_gate.send(()).unwrap();
+    assert_eq!(committed.recv_timeout(patience), Ok(49), "what came meanwhile is joined");
+    assert_eq!(progress.wait_for(|p| p.durable.is_some()).await.unwrap().durable, Some(1));
+    open_gate.send(()).unwrap();
+    progress.wait_for(|p| p.durable == Some(50)).await.unwrap();
+    assert_eq!((counters.commits.load(Relaxed), counters.writes.load(Relaxed)), (2, 50));
+
+    committer.submit(51, write());
+    drop(open_gate);
+    let failed = progress.wait_for(|p| p.failed.is_some()).await.unwrap().clone();
+    assert_eq!(failed.durable, Some(50));
+    assert_eq!(failed.failed, Some((51, "the disk is gone".to_owned())));
+}
+
+#[tokio::test]
+async fn a_disk_counts_as_full_below_its_reserve() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(!Room::new(folder.path(), 0).is_full());
+    assert!(Room::new(folder.path(), u64::MAX).is_full());
+    let (directory, disk) = open(folder.path()).unwrap();
+    let room = Room::new(directory.path(), u64::MAX);
+    let committer = Committer::start(disk, room, Arc::default()).unwrap();
+    assert!(*committer.disk_full().borrow());
+}
