@@ -1,0 +1,186 @@
+//! HTTP calls to agents.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use sky_api::{InitRequest, KeyList, LocalKeys, Problem, path};
+use sky_chord::View;
+
+use crate::error::{During, Error, Result};
+
+/// How long an agent on this machine may take to accept a connection.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// How long an agent may take to report on itself: it only has to read its memory.
+const REPORT_WITHIN: Duration = Duration::from_secs(2);
+/// How long a request for a key may take; an agent answers within a few seconds, whatever happens.
+const KEY_WITHIN: Duration = Duration::from_secs(15);
+/// How many keys are asked for at once.
+const PAGE: usize = 1000;
+
+/// Talks to agents, with the deployment's token if it has one.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    token: Option<String>,
+}
+
+/// What became of a request for a key.
+pub struct KeyAnswer {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The version of the value, if there is one.
+    pub etag: Option<String>,
+    /// The value, or the problem as JSON.
+    pub body: Bytes,
+}
+
+impl Client {
+    /// A client with the token of a deployment.
+    pub fn new(token: Option<String>) -> Result<Self> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_WITHIN)
+            // Agents are never behind a proxy.
+            .no_proxy()
+            .build()
+            .during(|| "cannot make an HTTP client")?;
+        Ok(Self { http, token })
+    }
+
+    /// What an agent sees.
+    pub async fn view(&self, agent: &str) -> Result<View> {
+        let request = self.http.get(format!("{agent}{}", path::RING)).timeout(REPORT_WITHIN);
+        json(request, agent).await
+    }
+
+    /// Founds the ring, or does nothing if it is founded with this id.
+    pub async fn init(&self, agent: &str, ring: &str) -> Result<()> {
+        let body = InitRequest { ring: ring.to_owned() };
+        send(self.admin(agent, path::INIT).json(&body), agent).await.map(drop)
+    }
+
+    /// Asks an agent to hand over its data and leave the ring. It goes on after the answer.
+    pub async fn leave(&self, agent: &str) -> Result<()> {
+        send(self.admin(agent, path::LEAVE), agent).await.map(drop)
+    }
+
+    /// All keys that an agent holds itself, in order of their points.
+    pub async fn local_keys(&self, agent: &str) -> Result<Vec<String>> {
+        let mut keys = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let url = format!("{agent}{}?limit={PAGE}{}", path::LOCAL, after(cursor.as_deref()));
+            let page: LocalKeys = json(self.http.get(url).timeout(KEY_WITHIN), agent).await?;
+            keys.extend(page.keys.into_iter().map(|entry| entry.key));
+            match page.cursor {
+                Some(next) => cursor = Some(next),
+                None => return Ok(keys),
+            }
+        }
+    }
+
+    /// A page of the keys of the ring that begin with `prefix`, in order of their points.
+    pub async fn keys(&self, agent: &str, prefix: &str, cursor: Option<&str>) -> Result<KeyList> {
+        let url =
+            format!("{agent}{}?limit={PAGE}&prefix={}{}", path::KV, encode(prefix), after(cursor));
+        json(self.http.get(url).timeout(KEY_WITHIN), agent).await
+    }
+
+    /// One request for a key. Every answer of the agent is an answer; only silence is an error.
+    pub async fn key(
+        &self,
+        agent: &str,
+        method: Method,
+        key: &str,
+        value: Option<Bytes>,
+    ) -> Result<KeyAnswer> {
+        let url = format!("{agent}{}/{}", path::KV, encode(key));
+        let mut request = self.http.request(method, url).timeout(KEY_WITHIN);
+        if let Some(value) = value {
+            request = request.body(value);
+        }
+        let failed = || format!("no answer from the agent at {agent}");
+        let response = request.send().await.during(failed)?;
+        let etag = response.headers().get("etag").and_then(|tag| tag.to_str().ok());
+        Ok(KeyAnswer {
+            status: response.status(),
+            etag: etag.map(str::to_owned),
+            body: response.bytes().await.during(failed)?,
+        })
+    }
+
+    fn admin(&self, agent: &str, path: &str) -> RequestBuilder {
+        let request = self.http.post(format!("{agent}{path}")).timeout(KEY_WITHIN);
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+}
+
+/// The error that a body of `application/problem+json` describes.
+pub fn problem(agent: &str, status: StatusCode, body: &[u8]) -> Error {
+    match serde_json::from_slice::<Problem>(body) {
+        Ok(problem) => {
+            let error = Error::new(format!("the agent at {agent} refuses: {}", problem.detail));
+            match problem.hint {
+                Some(hint) => error.hint(hint),
+                None => error,
+            }
+        }
+        Err(_) => Error::new(format!("the agent at {agent} answers {status}"))
+            .hint("is that a sky-agent, and of this version?"),
+    }
+}
+
+async fn send(request: RequestBuilder, agent: &str) -> Result<Response> {
+    let response =
+        request.send().await.during(|| format!("no answer from the agent at {agent}"))?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = response.bytes().await.unwrap_or_default();
+    Err(problem(agent, status, &body))
+}
+
+async fn json<T: DeserializeOwned>(request: RequestBuilder, agent: &str) -> Result<T> {
+    let response = send(request, agent).await?;
+    response.json().await.during(|| format!("the agent at {agent} answers something else"))
+}
+
+fn after(cursor: Option<&str>) -> String {
+    cursor.map_or_else(String::new, |cursor| format!("&cursor={}", encode(cursor)))
+}
+
+/// Percent-encodes everything that could mean something in a URL.
+fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' | b'.' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_survive_a_url() {
+        assert_eq!(encode("a/b c?d=é"), "a%2Fb%20c%3Fd%3D%C3%A9");
+    }
+
+    #[test]
+    fn problems_keep_their_hint() {
+        let body = br#"{"code":"unauthorized","status":401,"title":"t","detail":"no token","hint":"send it"}"#;
+        let error = problem("http://a", StatusCode::UNAUTHORIZED, body);
+        assert_eq!(error.to_string(), "the agent at http://a refuses: no token (send it)");
+    }
+}

@@ -1,0 +1,105 @@
+//! `kv`: keys, through any agent of the ring.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::ExitCode;
+
+use bytes::Bytes;
+use reqwest::{Method, StatusCode};
+
+use super::Context;
+use crate::cli::KvCommand;
+use crate::client;
+use crate::deployment::Deployment;
+use crate::error::{During, Error, Result};
+
+pub(super) async fn run(context: &Context<'_>, command: KvCommand) -> Result<ExitCode> {
+    match command {
+        KvCommand::Get { key, target } => {
+            let value = request(&target.inventory, Method::GET, &key, None).await?;
+            context.printer.value(&value);
+        }
+        KvCommand::Put { key, value, target } => {
+            change(context, &target.inventory, Method::PUT, &key, Some(&value)).await?;
+        }
+        KvCommand::Create { key, value, target } => {
+            change(context, &target.inventory, Method::POST, &key, Some(&value)).await?;
+        }
+        KvCommand::Delete { key, target } => {
+            change(context, &target.inventory, Method::DELETE, &key, None).await?;
+        }
+        KvCommand::List { target, prefix } => list(context, &target.inventory, &prefix).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn change(
+    context: &Context<'_>,
+    inventory: &Path,
+    method: Method,
+    key: &str,
+    value: Option<&str>,
+) -> Result<()> {
+    let value = value.map(read_value).transpose()?;
+    let done = if value.is_some() { "stored" } else { "deleted" };
+    request(inventory, method, key, value).await?;
+    context.printer.say(format_args!("{done} {key}"));
+    Ok(())
+}
+
+fn read_value(argument: &str) -> Result<Bytes> {
+    if argument != "-" {
+        return Ok(Bytes::copy_from_slice(argument.as_bytes()));
+    }
+    let mut value = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut value).during(|| "cannot read the standard input")?;
+    Ok(value.into())
+}
+
+async fn request(
+    inventory: &Path,
+    method: Method,
+    key: &str,
+    value: Option<Bytes>,
+) -> Result<Bytes> {
+    if matches!(key, "" | "." | "..") {
+        return Err(Error::new(format!("`{key}` cannot be a key"))
+            .hint("a key is 1 byte to 1 KiB of text, and neither . nor .."));
+    }
+    let deployment = Deployment::open(inventory).await?;
+    let agents = deployment.agents().await?;
+    let agent = agents.first().map(String::as_str).unwrap_or_default();
+    let answer = deployment.client.key(agent, method, key, value).await?;
+    if answer.status.is_success() {
+        return Ok(answer.body);
+    }
+    Err(match answer.status {
+        StatusCode::NOT_FOUND => Error::new(format!("there is no key {key}")),
+        StatusCode::CONFLICT => Error::new(format!("the key {key} exists already"))
+            .hint("`sky-deploy kv put` replaces it"),
+        status => client::problem(agent, status, &answer.body),
+    })
+}
+
+async fn list(context: &Context<'_>, inventory: &Path, prefix: &str) -> Result<()> {
+    let deployment = Deployment::open(inventory).await?;
+    let agents = deployment.agents().await?;
+    let agent = agents.first().map(String::as_str).unwrap_or_default();
+    let mut entries = Vec::new();
+    let mut cursor: Option<String> = None;
+    loop {
+        let page = deployment.client.keys(agent, prefix, cursor.as_deref()).await?;
+        if context.json {
+            entries.extend(page.keys);
+        } else {
+            for entry in page.keys {
+                context.printer.data(entry.key);
+            }
+        }
+        cursor = page.cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    if context.json { context.json(&entries) } else { Ok(()) }
+}

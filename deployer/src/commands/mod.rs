@@ -1,0 +1,110 @@
+//! The commands, a file for each kind: they open a ring, do one thing, and say so.
+
+mod apply;
+mod destroy;
+mod kv;
+mod list;
+mod logs;
+mod node;
+mod plan;
+mod scale;
+mod status;
+mod validate;
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+pub(crate) use node::{Verb, carry_out};
+pub(crate) use scale::add_node;
+
+use crate::cli::{Cli, Command};
+use crate::error::{During, Error, Result};
+use crate::live;
+use crate::printer::Printer;
+
+/// What every command gets.
+pub(crate) struct Context<'a> {
+    printer: &'a Printer,
+    yes: bool,
+    json: bool,
+}
+
+impl Context<'_> {
+    /// Data as JSON on stdout.
+    fn json(&self, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string_pretty(value).during(|| "cannot encode the answer")?;
+        self.printer.data(text);
+        Ok(())
+    }
+
+    /// Goes on only with a yes.
+    fn confirm(&self, question: &str) -> Result<()> {
+        if self.yes {
+            return Ok(());
+        }
+        match self.printer.ask(question) {
+            Some(true) => Ok(()),
+            Some(false) => Err(Error::new("nothing was done")),
+            None => Err(Error::new("nothing was done, because there is nobody to ask")
+                .hint("look at `sky-deploy plan`, then say yes beforehand with --yes")),
+        }
+    }
+}
+
+/// Runs a command and reports its errors.
+pub async fn run(cli: Cli, printer: &Printer) -> ExitCode {
+    let context = Context { printer, yes: cli.yes, json: cli.json };
+    match dispatch(&context, cli.command).await {
+        Ok(code) => code,
+        Err(error) => {
+            printer.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Work that Ctrl-C ends: nothing new is begun, and what is done stays.
+async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        result = work => result,
+        _ = tokio::signal::ctrl_c() => Err(Error::new("interrupted")
+            .hint("what is done is done; the same command again goes on from there")),
+    }
+}
+
+async fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Validate(target) => validate::run(context, &target.inventory),
+        Command::Plan(target) => plan::run(context, &target.inventory).await,
+        Command::Apply { target, detach, dashboard } => {
+            interruptible(apply::run(context, &target.inventory)).await?;
+            if detach {
+                return Ok(ExitCode::SUCCESS);
+            }
+            live::serve(target.inventory, dashboard, context.printer).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Status(target) => status::run(context, &target.inventory).await,
+        Command::Logs { node, target, follow, lines } => {
+            logs::run(context, &node, &target.inventory, follow, lines).await
+        }
+        Command::Dashboard { target, dashboard } => {
+            live::serve(target.inventory, dashboard, context.printer).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::List => list::run(context).await,
+        Command::Add(target) => interruptible(scale::add(context, &target.inventory)).await,
+        Command::Remove(target) => interruptible(scale::remove(context, &target)).await,
+        Command::Drain(target) => interruptible(node::run(context, Verb::Drain, &target)).await,
+        Command::Pause(target) => node::run(context, Verb::Pause, &target).await,
+        Command::Unpause(target) => node::run(context, Verb::Unpause, &target).await,
+        Command::Stop(target) => node::run(context, Verb::Stop, &target).await,
+        Command::Start(target) => node::run(context, Verb::Start, &target).await,
+        Command::Restart(target) => interruptible(node::run(context, Verb::Restart, &target)).await,
+        Command::Destroy { target, keep_data } => {
+            interruptible(destroy::run(context, &target.inventory, keep_data)).await
+        }
+        Command::Kv { command } => kv::run(context, command).await,
+    }
+}

@@ -1,0 +1,106 @@
+//! `drain`, `pause`, `unpause`, `stop`, `start` and `restart`: one thing, done to one node.
+
+use std::process::ExitCode;
+
+use super::Context;
+use crate::cli::NodeTarget;
+use crate::deployment::Deployment;
+use crate::drain;
+use crate::error::{Error, Result};
+use crate::node::NodeSpec;
+use crate::observe::{NodeState, Sighting};
+use crate::printer::{Mark, Printer};
+use crate::provider::ports;
+
+/// What can be done to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Drain,
+    Pause,
+    Unpause,
+    Stop,
+    Start,
+    Restart,
+}
+
+impl Verb {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Pause => "pause",
+            Self::Unpause => "unpause",
+            Self::Stop => "stop",
+            Self::Start => "start",
+            Self::Restart => "restart",
+        }
+    }
+}
+
+pub(super) async fn run(
+    context: &Context<'_>,
+    verb: Verb,
+    target: &NodeTarget,
+) -> Result<ExitCode> {
+    let deployment = Deployment::open(&target.target.inventory).await?;
+    let said = carry_out(&deployment, verb, &target.node, context.printer).await?;
+    context.printer.step(Mark::Done, said);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does it, and says what was done.
+pub(crate) async fn carry_out(
+    deployment: &Deployment,
+    verb: Verb,
+    name: &str,
+    printer: &Printer,
+) -> Result<String> {
+    let seen = deployment.find(name).await?;
+    let _lock = deployment.folder.lock(&format!("{} {name}", verb.name()))?;
+    let provider = &deployment.provider;
+    Ok(match verb {
+        Verb::Drain => {
+            drain::drain(deployment, name, printer).await?;
+            provider.stop(name).await?;
+            format!(
+                "{name} has left the ring and is stopped; `sky-deploy remove {name}` deletes it, \
+                 `sky-deploy start {name}` lets it join again"
+            )
+        }
+        Verb::Pause => {
+            provider.pause(name).await?;
+            format!("{name} is paused; `sky-deploy unpause {name}` lets it go on")
+        }
+        Verb::Unpause => {
+            provider.unpause(name).await?;
+            format!("{name} goes on")
+        }
+        Verb::Stop => {
+            provider.stop(name).await?;
+            format!("{name} is stopped; `sky-deploy start {name}` starts it on its data")
+        }
+        Verb::Start => {
+            start(deployment, &seen).await?;
+            format!("{name} is started at {}", seen.node.url())
+        }
+        Verb::Restart => {
+            provider.stop(name).await?;
+            let seen = deployment.find(name).await?;
+            start(deployment, &seen).await?;
+            format!("{name} is started again at {}", seen.node.url())
+        }
+    })
+}
+
+async fn start(deployment: &Deployment, seen: &Sighting) -> Result<()> {
+    let name = &seen.node.name;
+    if seen.state == NodeState::Paused {
+        return Err(Error::new(format!("{name} is paused"))
+            .hint(format!("`sky-deploy unpause {name}` lets it go on")));
+    }
+    if seen.handle.is_none() {
+        ports::are_free([&seen.node])?;
+    }
+    let nodes = deployment.observe().await?;
+    let all: Vec<NodeSpec> = nodes.into_iter().map(|seen| seen.node).collect();
+    deployment.start(&seen.node, &all).await
+}

@@ -1,0 +1,76 @@
+//! `plan`: what would apply do?
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::Context;
+use crate::deployment::Deployment;
+use crate::error::Result;
+use crate::plan::{Plan, Share, Step};
+
+/// There is something to do.
+const CHANGES: u8 = 2;
+
+pub(super) async fn run(context: &Context<'_>, path: &Path) -> Result<ExitCode> {
+    let deployment = Deployment::open(path).await?;
+    let plan = make(&deployment).await?;
+    if context.json {
+        context.json(&plan)?;
+    } else {
+        for line in render(&plan) {
+            context.printer.data(line);
+        }
+    }
+    Ok(if plan.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
+}
+
+/// The plan for a ring as it is now.
+pub(super) async fn make(deployment: &Deployment) -> Result<Plan> {
+    let observed = deployment.observe().await?;
+    let kind = deployment.provider.kind();
+    crate::plan::plan(&deployment.inventory, kind, &deployment.why, &observed)
+}
+
+/// A plan for people, line by line.
+pub(super) fn render(plan: &Plan) -> Vec<String> {
+    let mut lines = vec![format!("ring {}, provider {} ({})", plan.ring, plan.provider, plan.why)];
+    if plan.is_empty() {
+        lines.push("no changes: the nodes are what the inventory says".to_owned());
+    }
+    for step in &plan.steps {
+        let node = step.node();
+        let (sign, verb) = match step {
+            Step::Create(_) => ("+", "create"),
+            Step::Start(_) => (">", "start on its data"),
+            Step::Unpause(_) => (">", "unpause"),
+            Step::Restart(_) => (">", "restart, because it has left the ring"),
+            Step::Remove(_) => ("-", "drain, then delete with its data"),
+        };
+        let share = plan.shares.iter().find(|share| share.id == node.id).map(owns);
+        let share = share.unwrap_or_default();
+        lines.push(format!("  {sign} {:<10} {:<16} {verb}{share}", node.name, node.address()));
+    }
+    if !plan.is_empty() {
+        let stays = |share: &&Share| {
+            share.before != share.after && share.before.is_some() && share.after.is_some()
+        };
+        for share in plan.shares.iter().filter(stays) {
+            lines.push(format!("    {:<10} stays{}", share.name, owns(share)));
+        }
+        lines.push(format!("about {} copies of keys to move", plan.keys_to_move));
+    }
+    lines.extend(plan.warnings.iter().map(|warning| format!("warning: {warning}")));
+    lines
+}
+
+fn owns(share: &Share) -> String {
+    let percent = |part: f64| format!("{:.1} %", part * 100.0);
+    match (share.before, share.after) {
+        (Some(before), Some(after)) if before != after => {
+            format!(", owns {} instead of {}", percent(after), percent(before))
+        }
+        (_, Some(after)) => format!(", owns {}", percent(after)),
+        (Some(before), None) => format!(", owned {}", percent(before)),
+        (None, None) => String::new(),
+    }
+}

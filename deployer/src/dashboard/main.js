@@ -1,0 +1,200 @@
+/** Starts the page: the stream of states, what the user selected, and drawing after every change. */
+
+import { age, clock, h, prose, show } from './dom.js';
+import { act, askForToken } from './actions.js';
+import { startKeys } from './keys.js';
+import { facts, nodes, recent, selectedNode, verdict } from './panels.js';
+import { drawLegend, drawRing } from './ring.js';
+import { changes } from './state.js';
+
+/** How many changes are kept. */
+const KEPT = 100;
+/** How long the server may be silent, in milliseconds: it sends a state a second. */
+const SILENCE = 8000;
+/** How long the outcome of an action stays above the table, in milliseconds. */
+const OUTCOME_SHOWN = 20000;
+const TOKEN = 'sky-token';
+
+const app = {
+  /** @type {?import('./state.js').RingState} */
+  state: null,
+  /** When the state came, by this machine's clock. */
+  receivedAt: 0,
+  connected: false,
+  /** The token, or null: the page is read-only then. */
+  token: null,
+  /** The position of the selected node. */
+  selected: null,
+  /** @type {?import('./state.js').Lookup} */
+  lookup: null,
+  /** What is being done, by the name of the node. */
+  busy: new Map(),
+  /** @type {?{tone: string, text: string}} What came of the last action, for a while. */
+  outcome: null,
+  changes: [],
+  counter: 0,
+
+  note(tone, text) {
+    this.counter += 1;
+    this.changes.unshift({ at: Date.now(), tone, text, number: this.counter });
+    this.changes.length = Math.min(this.changes.length, KEPT);
+  },
+
+  /** Whether changes can be asked for; asks for the token if there is none. */
+  async unlocked() {
+    this.token ??= await askForToken();
+    if (this.token) sessionStorage.setItem(TOKEN, this.token);
+    render();
+    return this.token !== null;
+  },
+
+  /** The server did not take the token. */
+  refused(error) {
+    if (error.status !== 401) return;
+    this.token = null;
+    sessionStorage.removeItem(TOKEN);
+    render();
+  },
+
+  found(lookup) {
+    this.lookup = lookup;
+    render();
+  },
+};
+
+function render() {
+  const { state } = app;
+  if (!state) return;
+  const since = Date.now() - app.receivedAt;
+  const view = { selected: app.selected, lookup: app.lookup, busy: app.busy, connected: app.connected, since: app.connected ? 0 : since };
+  const { tone, title, content } = verdict(state, view);
+  document.title = `${{ right: '✓', degraded: '!', wrong: '✗', unknown: '?' }[tone]} ${state.name}: ${title}`;
+  document.body.classList.toggle('lost', !app.connected);
+  show('facts', facts(state));
+  show('verdict', content).dataset.verdict = tone;
+  show('ring', drawRing(state, view));
+  show('legend', drawLegend(state, view));
+  show('nodes', nodes(state, view));
+  show('node', selectedNode(state, view));
+  show('changes', recent(app.changes));
+  show('busy', [...app.busy.values()].map((text) => h('span', { class: 'doing' }, text)), app.outcome && h('span', { class: `outcome ${app.outcome.tone}` }, prose(app.outcome.text)));
+  show('live', app.connected ? [h('span', { class: 'dot' }), 'live'] : 'not connected', ' · ', app.token ? 'changes allowed' : h('button', { type: 'button', class: 'quiet', 'data-unlock': true }, 'read-only'));
+}
+
+function showConnection() {
+  const banner = document.getElementById('banner');
+  banner.hidden = app.connected;
+  if (app.connected) return;
+  const help = 'Trying again… If sky-deploy was ended, the ring itself keeps running: “sky-deploy dashboard” shows it again.';
+  // The age is hidden from screen readers, or they would read all of it every second.
+  show('banner', ...(app.state
+    ? [`The connection to the dashboard is lost: what you see is from ${clock(app.receivedAt)}`, h('span', { 'aria-hidden': 'true' }, `, ${age(Date.now() - app.receivedAt)} ago`), `. ${help}`]
+    : [`The dashboard does not answer. ${help}`]));
+}
+
+function receive(state) {
+  // Another version of sky-deploy has another page.
+  if (app.state && app.state.version !== state.version) location.reload();
+  for (const { tone, text } of changes(app.state, state)) app.note(tone, text);
+  app.state = state;
+  app.receivedAt = Date.now();
+  app.connected = true;
+  if (!state.nodes.some((node) => node.id === app.selected)) app.selected = null;
+  showConnection();
+  render();
+}
+
+function listen() {
+  const events = new EventSource('/api/events');
+  let heard = Date.now();
+  events.onmessage = ({ data }) => {
+    heard = Date.now();
+    receive(JSON.parse(data));
+  };
+  const lose = () => {
+    app.connected = false;
+    showConnection();
+    render();
+  };
+  events.onerror = lose;
+  const watch = setInterval(() => {
+    const silent = Date.now() - heard > SILENCE;
+    if (silent) lose();
+    else if (!app.connected) {
+      showConnection();
+      render();
+    }
+    // A browser gives up on some errors; a new stream never does.
+    if (silent || events.readyState === EventSource.CLOSED) {
+      clearInterval(watch);
+      events.close();
+      listen();
+    }
+  }, 1000);
+}
+
+function select(id) {
+  app.selected = app.selected === id ? null : id;
+  render();
+}
+
+async function startAction(action, name) {
+  if (!app.state || !(await app.unlocked())) return;
+  const key = name ?? '';
+  await act(app.state, action, name, {
+    token: app.token,
+    started(doing) {
+      app.busy.set(key, doing);
+      app.outcome = null;
+      render();
+    },
+    done(tone, text, status) {
+      const outcome = { tone, text };
+      app.busy.delete(key);
+      app.note(tone, text);
+      app.refused({ status });
+      app.outcome = outcome;
+      setTimeout(() => { if (app.outcome === outcome) app.outcome = null; }, OUTCOME_SHOWN);
+      render();
+    },
+  });
+}
+
+/** Arrow keys walk along the table's rows and around the ring. */
+function walk(event) {
+  const step = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
+  const here = event.target.closest?.('[data-select]');
+  if (!step || !here) return;
+  const group = here.hasAttribute('data-row') ? '[data-row]' : '.ring [data-select]';
+  const all = [...document.querySelectorAll(group)];
+  const next = all[(all.indexOf(here) + step + all.length) % all.length];
+  if (!all.includes(here)) return;
+  event.preventDefault();
+  next.focus();
+}
+
+document.addEventListener('click', ({ target }) => {
+  const at = (name) => target.closest(`[data-${name}]`);
+  if (at('select')) select(at('select').dataset.select);
+  else if (at('action')) startAction(at('action').dataset.action, at('action').dataset.node ?? null);
+  else if (at('unlock')) app.unlocked();
+  else if (at('forget')) app.found(null);
+});
+document.addEventListener('keydown', (event) => {
+  if (event.key === 'Escape' && !document.querySelector('dialog[open]') && app.selected) select(app.selected);
+  if ((event.key === 'Enter' || event.key === ' ') && event.target.closest?.('g[data-select]')) {
+    event.preventDefault();
+    select(event.target.closest('g[data-select]').dataset.select);
+  }
+  walk(event);
+});
+
+// The token comes in the fragment, which is never sent anywhere, and does not stay in the address.
+const given = new URLSearchParams(location.hash.slice(1)).get('token');
+if (given) {
+  sessionStorage.setItem(TOKEN, given);
+  history.replaceState(null, '', location.pathname);
+}
+app.token = sessionStorage.getItem(TOKEN);
+startKeys(app);
+listen();

@@ -1,0 +1,151 @@
+//! One ring as this program works with it: its inventory, folder, provider and agents.
+
+use std::path::{Path, PathBuf};
+
+use futures_util::stream::StreamExt;
+
+use crate::client::Client;
+use crate::error::{Error, Problem, Result};
+use crate::inventory::{Inventory, ProviderKind};
+use crate::node::NodeSpec;
+use crate::observe::{self, NodeReport, NodeState, Sighting, StatusReport};
+use crate::provider::{self, Chosen, LogRequest, Provider, Site};
+use crate::state::{RingFolder, RingRecord};
+use crate::{converge, plan};
+
+/// A ring and everything needed to work with it.
+pub struct Deployment {
+    /// Where the inventory was read.
+    pub path: PathBuf,
+    /// What is wanted.
+    pub inventory: Inventory,
+    /// The ring's folder.
+    pub folder: RingFolder,
+    /// Where its nodes live.
+    pub provider: Box<dyn Provider>,
+    /// Why there, as a clause.
+    pub why: String,
+    /// Calls to its agents.
+    pub client: Client,
+}
+
+impl Deployment {
+    /// Reads the inventory and opens the ring's provider. Changes nothing.
+    pub async fn open(path: &Path) -> Result<Self> {
+        let inventory = Inventory::load(path)?;
+        let folder = RingFolder::of(&inventory.ring.name)?;
+        let kept = match folder.record()? {
+            Some(record) => Some(record.provider),
+            None => folder.path().join("nodes").exists().then_some(ProviderKind::Process),
+        };
+        let site = Site::new(folder.clone(), inventory.agent.clone())?;
+        let Chosen { provider, why } = provider::choose(inventory.provider, kept, site).await?;
+        let client = Client::new(folder.secrets()?.map(|secrets| secrets.token))?;
+        Ok(Self { path: path.to_owned(), inventory, folder, provider, why, client })
+    }
+
+    /// Makes the secrets and the ring's record, if they are not there. From then on the ring has a
+    /// provider.
+    pub fn prepare(&mut self) -> Result<RingRecord> {
+        self.folder.create()?;
+        let secrets = self.folder.make_secrets(self.inventory.ring.secret.as_deref())?;
+        self.client = Client::new(Some(secrets.token))?;
+        if let Some(record) = self.folder.record()? {
+            return Ok(record);
+        }
+        let record = RingRecord {
+            provider: self.provider.kind(),
+            ring_id: crate::state::random_hex(16)?,
+            founded: false,
+        };
+        self.folder.write_record(&record)?;
+        Ok(record)
+    }
+
+    /// The nodes there are, as they are now.
+    pub async fn observe(&self) -> Result<Vec<Sighting>> {
+        observe::observe(&*self.provider, &self.client).await
+    }
+
+    /// The nodes there are, and those that are wanted and not there.
+    pub async fn expected(&self) -> Result<Vec<Sighting>> {
+        let mut nodes = self.observe().await?;
+        for wanted in plan::wanted_nodes(&self.inventory, &nodes)? {
+            if !nodes.iter().any(|seen| seen.node.name == wanted.name) {
+                nodes.push(Sighting::missing(wanted));
+            }
+        }
+        Ok(nodes)
+    }
+
+    /// One node of the ring.
+    pub async fn find(&self, name: &str) -> Result<Sighting> {
+        let mut nodes = self.observe().await?;
+        match nodes.iter().position(|seen| seen.node.name == name) {
+            Some(at) => Ok(nodes.swap_remove(at)),
+            None => {
+                let names: Vec<&str> = nodes.iter().map(|seen| seen.node.name.as_str()).collect();
+                let hint = if names.is_empty() {
+                    "the ring has no nodes; `sky-deploy apply` makes them".to_owned()
+                } else {
+                    format!("its nodes are {}", names.join(", "))
+                };
+                let ring = &self.inventory.ring.name;
+                Err(Error::new(format!("the ring {ring} has no node {name}")).hint(hint))
+            }
+        }
+    }
+
+    /// Starts a node, knowing all the others.
+    pub async fn start(&self, node: &NodeSpec, all: &[NodeSpec]) -> Result<()> {
+        self.provider.start(&plan::launch(node, all)).await
+    }
+
+    /// How the ring is.
+    pub async fn status(&self) -> Result<StatusReport> {
+        let nodes = self.expected().await?;
+        let verdict = converge::judge(&nodes, self.inventory.ring.replicas);
+        let kind = self.provider.kind();
+        Ok(StatusReport {
+            ring: self.inventory.ring.name.clone(),
+            right: verdict.right,
+            replicated: verdict.replicated,
+            problems: verdict.problems,
+            nodes: nodes.iter().map(|node| NodeReport::new(node, kind)).collect(),
+        })
+    }
+
+    /// The agents that can be asked about keys, as URLs.
+    pub async fn agents(&self) -> Result<Vec<String>> {
+        let nodes = self.observe().await?;
+        let up = nodes.iter().filter(|seen| seen.state == NodeState::Up);
+        let urls: Vec<String> = up.map(|seen| seen.node.url()).collect();
+        if urls.is_empty() {
+            return Err(Error::new(format!(
+                "no node of the ring {} is up",
+                self.inventory.ring.name
+            ))
+            .hint("`sky-deploy status` tells why, `sky-deploy apply` starts what is down"));
+        }
+        Ok(urls)
+    }
+
+    /// An error with the last words of nodes that should run and do not.
+    pub async fn refuse_dead(&self, nodes: &[Sighting], names: &[String]) -> Result<()> {
+        let mut problems = Vec::new();
+        for seen in nodes {
+            let name = &seen.node.name;
+            if !names.contains(name) || seen.state != NodeState::Down || seen.handle.is_some() {
+                continue;
+            }
+            let mut problem = Problem::new(format!("the agent of {name} has ended"));
+            let wanted = LogRequest { lines: Some(3), follow: false };
+            let pieces: Vec<_> = self.provider.logs(name, wanted).collect().await;
+            let text: Vec<u8> = pieces.into_iter().flatten().flatten().collect();
+            problem.causes = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+            problem.hint = Some(format!("`sky-deploy logs {name}` shows all of its log"));
+            problems.push(problem);
+        }
+        Error::of(problems).map_or(Ok(()), Err)
+    }
+}

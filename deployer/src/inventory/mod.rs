@@ -1,0 +1,339 @@
+//! The inventory: what the user wants. Parsed strictly, and checked as a whole before anything is done.
+
+mod check;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sky_chord::Id;
+
+use crate::error::{During, Error, Problem, Result};
+
+/// A whole inventory. The shipped `inventory.yaml` describes every key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inventory {
+    /// The ring as a whole.
+    #[serde(default)]
+    pub ring: Ring,
+    /// Where the nodes live.
+    #[serde(default)]
+    pub provider: ProviderChoice,
+    /// The nodes.
+    pub nodes: Nodes,
+    /// What every agent is told.
+    #[serde(default)]
+    pub agent: Agent,
+    /// Settings of the Docker provider: none yet.
+    #[serde(default)]
+    pub docker: Docker,
+    /// Settings of the OpenStack provider, which arrives later.
+    #[serde(default)]
+    pub openstack: serde_yaml::Mapping,
+}
+
+/// The ring as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ring {
+    /// Tells rings apart on one machine.
+    pub name: String,
+    /// How many members hold each key.
+    pub replicas: usize,
+    /// What the agents share to know each other; made at the first apply if not given.
+    pub secret: Option<String>,
+}
+
+impl Default for Ring {
+    fn default() -> Self {
+        Self { name: "sky".to_owned(), replicas: 3, secret: None }
+    }
+}
+
+/// Where the user wants the nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderChoice {
+    /// Docker where an engine answers, else processes.
+    #[default]
+    Auto,
+    /// Plain processes.
+    Process,
+    /// Containers of a Docker engine.
+    Docker,
+    /// OpenStack machines.
+    Openstack,
+}
+
+/// Where the nodes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderKind {
+    /// Plain processes.
+    Process,
+    /// Containers of a Docker engine.
+    Docker,
+}
+
+impl std::fmt::Display for ProviderKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Process => "process",
+            Self::Docker => "docker",
+        })
+    }
+}
+
+/// The nodes: how many, or which.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Nodes {
+    /// This many, named `RING-1`, `RING-2` and so on.
+    Count(usize),
+    /// These.
+    List(Vec<NodeEntry>),
+}
+
+/// One node of a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeEntry {
+    /// Its name; `RING-` and its place in the list if not given.
+    pub name: Option<String>,
+    /// Its position on the circle; chosen if not given.
+    pub id: Option<Id>,
+    /// Its port; chosen if not given.
+    pub port: Option<u16>,
+    /// What it shares with others when something fails: a rack, a zone.
+    pub zone: Option<String>,
+}
+
+/// What every agent is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Agent {
+    /// The port of the first node; the others follow.
+    pub port: u16,
+    /// The largest value accepted, in bytes.
+    pub max_value_bytes: u64,
+    /// How long a dead node may come back with its disk before it is replaced: `10s`, `2m`, `1h`.
+    pub repair_after: String,
+    /// How logs are written.
+    pub log: LogFormat,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self {
+            port: sky_api::DEFAULT_PORT,
+            max_value_bytes: 1 << 20,
+            repair_after: "10s".to_owned(),
+            log: LogFormat::Text,
+        }
+    }
+}
+
+/// How an agent writes its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Settings of the Docker provider.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Docker {}
+
+impl Inventory {
+    /// Reads and checks an inventory. A syntax error stops at the first; everything else is
+    /// reported together.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = read(path)?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// Checks the text of an inventory; `file` is what errors call it.
+    pub fn parse(text: &str, file: &str) -> Result<Self> {
+        check::check(text, file)?;
+        serde_yaml::from_str(text).map_err(|error| {
+            let place = error
+                .location()
+                .map_or_else(String::new, |at| format!(":{}:{}", at.line(), at.column()));
+            Error { problems: vec![Problem::new(format!("{file}{place}: {error}"))] }
+        })
+    }
+
+    /// The wanted nodes as entries with names, if the inventory lists them.
+    pub fn listed(&self) -> Option<Vec<NodeEntry>> {
+        let Nodes::List(entries) = &self.nodes else { return None };
+        let named = entries.iter().enumerate().map(|(i, entry)| {
+            let name = entry.name.clone().unwrap_or_else(|| node_name(&self.ring.name, i + 1));
+            NodeEntry { name: Some(name), ..entry.clone() }
+        });
+        Some(named.collect())
+    }
+}
+
+/// The name of the `number`-th node of a ring.
+pub fn node_name(ring: &str, number: usize) -> String {
+    format!("{ring}-{number}")
+}
+
+/// Changes `nodes: N` in an inventory file, and nothing else in it. False if the file lists its
+/// nodes.
+pub fn write_count(path: &Path, count: usize) -> Result<bool> {
+    let Some(text) = check::with_count(&read(path)?, count) else { return Ok(false) };
+    let draft = PathBuf::from(format!("{}.new", path.display()));
+    std::fs::write(&draft, text)
+        .and_then(|()| std::fs::rename(&draft, path))
+        .during(|| format!("cannot write {}", path.display()))?;
+    Ok(true)
+}
+
+/// A duration such as `10s`, `2m` or `1h`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let number: u32 = text.strip_suffix(unit)?.parse().ok()?;
+    match unit {
+        "s" => Some(Duration::from_secs(number.into())),
+        "m" => Some(Duration::from_secs(u64::from(number) * 60)),
+        "h" => Some(Duration::from_secs(u64::from(number) * 3600)),
+        _ => None,
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let failed = Error::caused(format!("cannot read the inventory {}", path.display()), &error);
+        if error.kind() == std::io::ErrorKind::NotFound {
+            failed.hint("name the file as the last argument, or write one; `nodes: 3` is enough")
+        } else {
+            failed
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_inventory_is_the_defaults_and_names_every_key() {
+        let text = include_str!("../../../inventory.yaml");
+        let shipped = Inventory::parse(text, "inventory.yaml").unwrap();
+        assert_eq!(shipped.nodes, Nodes::Count(5));
+        assert_eq!(
+            shipped,
+            Inventory {
+                ring: Ring::default(),
+                provider: ProviderChoice::Auto,
+                nodes: Nodes::Count(5),
+                agent: Agent::default(),
+                docker: Docker::default(),
+                openstack: serde_yaml::Mapping::new(),
+            }
+        );
+        // What the types know: the keys they write are the keys they read.
+        let mut known = Vec::new();
+        let entry = serde_yaml::to_value(NodeEntry::default()).unwrap();
+        for value in [serde_yaml::to_value(&shipped).unwrap(), entry] {
+            collect_keys(&value, &mut known);
+        }
+        for key in &known {
+            let described = text.lines().any(|line| {
+                let line = line.trim_start_matches([' ', '#', '-', '{', ',']);
+                line.starts_with(&format!("{key}:"))
+            });
+            assert!(described, "inventory.yaml does not describe `{key}`");
+        }
+        let mut checked = check::known_keys();
+        checked.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(checked, known, "the checker and the types know different keys");
+    }
+
+    fn collect_keys(value: &serde_yaml::Value, keys: &mut Vec<String>) {
+        for (key, value) in value.as_mapping().into_iter().flatten() {
+            keys.push(key.as_str().unwrap().to_owned());
+            collect_keys(value, keys);
+        }
+    }
+
+    fn problems(text: &str) -> Vec<String> {
+        let error = Inventory::parse(text, "i.yaml").unwrap_err();
+        error.problems.into_iter().map(|problem| problem.what).collect()
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once_with_its_place() {
+        let text = "\
+ring:
+  nam: blue
+  replicas: 2
+  replicas: 4
+provider: dokker
+nodes:
+  - {name: a, id: '1', port: 5000}
+  - {name: a, id: '01', port: 5000}
+  - {name: B, id: xyz}
+agent:
+  port: many
+  repair_after: 10
+  log: [json]
+openstack: 5
+";
+        let found = problems(text);
+        for wanted in [
+            "i.yaml:2:3: unknown key `nam` in `ring`",
+            "i.yaml:4:3: `replicas` is given twice, first in line 3",
+            "i.yaml:3:13: `ring.replicas` must be 3",
+            "i.yaml:5:11: `provider` must be one of auto, process, docker, openstack",
+            "i.yaml:8:12: the name a is given twice, first in line 7",
+            "i.yaml:8:19: the id 01 is given twice, first in line 7",
+            "i.yaml:8:31: the port 5000 is given twice, first in line 7",
+            "i.yaml:9:12: `nodes[2].name` must",
+            "i.yaml:9:19: `nodes[2].id` must",
+            "i.yaml:11:9: `agent.port` must",
+            "i.yaml:12:17: `agent.repair_after` must",
+            "i.yaml:13:8: `agent.log` must",
+            "i.yaml:14:12: `openstack` must be a map",
+        ] {
+            assert!(
+                found.iter().any(|problem| problem.starts_with(wanted)),
+                "not reported: {wanted}\nbut: {found:#?}"
+            );
+        }
+        assert_eq!(found.len(), 13, "{found:#?}");
+    }
+
+    #[test]
+    fn broken_text_is_an_error_with_a_place_and_never_a_panic() {
+        for text in
+            ["nodes: [", "\t", "- 5", "", "5", "a: &x 5\nb: *x", "nodes: *y", "? {a: b}\n: c"]
+        {
+            assert_eq!(problems(text).len(), 1, "{text:?}");
+        }
+        assert_eq!(problems("ring: {}"), ["i.yaml:1:1: `nodes` is missing"]);
+        assert!(problems("nodes: 5\nprovider: openstack\n")[0].starts_with("i.yaml:2:11:"));
+    }
+
+    #[test]
+    fn counts_are_changed_in_place() {
+        let text = "# ring\nnodes: 5   # five\nagent: {port: 5}\n";
+        let grown = check::with_count(text, 12).unwrap();
+        assert_eq!(grown, "# ring\nnodes: 12   # five\nagent: {port: 5}\n");
+        assert_eq!(check::with_count("nodes: [{name: a}]", 2), None);
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("2m"), Some(Duration::from_secs(120)));
+        assert_eq!(parse_duration("10"), None);
+        assert_eq!(parse_duration("s"), None);
+    }
+}

@@ -1,0 +1,27 @@
+//! Puts a ring on containers or processes, keeps it as its inventory says, and shows it live.
+//!
+//! ```text
+//! main -> cli, commands, live -> deployment -> inventory, state, provider, client, observe
+//!         live -> dashboard
+//!                       -> plan (pure) -> apply -> drain, converge -> sky_chord::check
+//! printer prints; error says what, why, and what to do
+//! ```
+
+pub mod agent_exe;
+pub mod apply;
+pub mod cli;
+pub mod client;
+pub mod commands;
+pub mod converge;
+mod dashboard;
+pub mod deployment;
+pub mod drain;
+pub mod error;
+pub mod inventory;
+pub mod live;
+pub mod node;
+pub mod observe;
+pub mod plan;
+pub mod printer;
+pub mod provider;
+pub mod state;

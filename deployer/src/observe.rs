@@ -1,0 +1,156 @@
+//! What there is: the machines of a ring, joined with what their agents report.
+
+use futures_util::future::join_all;
+use serde::Serialize;
+use sky_chord::{Id, Phase, View};
+
+use crate::client::Client;
+use crate::error::Result;
+use crate::inventory::ProviderKind;
+use crate::node::{Handle, Machine, MachineState, NodeSpec};
+use crate::provider::Provider;
+
+/// A node as it is found: its machine, and its own report.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sighting {
+    /// The node.
+    pub node: NodeSpec,
+    /// What it does.
+    pub state: NodeState,
+    /// How the provider calls it.
+    pub handle: Option<Handle>,
+    /// What it reports; none if it does not answer.
+    pub view: Option<View>,
+}
+
+/// What a node does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// It runs, and is not yet a member.
+    Starting,
+    /// It is a member.
+    Up,
+    /// It is frozen.
+    Paused,
+    /// It hands over its data, or has done so.
+    Draining,
+    /// It does not run, or does not answer.
+    Down,
+    /// The inventory wants it and it is not there.
+    Missing,
+}
+
+impl std::fmt::Display for NodeState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Up => "up",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+            Self::Down => "down",
+            Self::Missing => "missing",
+        })
+    }
+}
+
+impl Sighting {
+    fn new(machine: Machine, view: Option<View>) -> Self {
+        // A process of another ring may have taken the port.
+        let view = view.filter(|view| view.me.node.position == machine.node.id);
+        let state = match (machine.state, &view) {
+            (MachineState::Stopped, _) => NodeState::Down,
+            (MachineState::Paused, _) => NodeState::Paused,
+            (MachineState::Running { young }, None) => {
+                if young {
+                    NodeState::Starting
+                } else {
+                    NodeState::Down
+                }
+            }
+            (MachineState::Running { .. }, Some(view)) => match view.phase {
+                Phase::Waiting | Phase::Joining => NodeState::Starting,
+                Phase::Up => NodeState::Up,
+                Phase::Leaving | Phase::Drained => NodeState::Draining,
+            },
+        };
+        Self { node: machine.node, state, handle: machine.handle, view }
+    }
+
+    /// Whether it has handed over everything and is no member any more.
+    pub fn has_left(&self) -> bool {
+        self.view.as_ref().is_some_and(|view| view.phase == Phase::Drained)
+    }
+
+    /// A node that is wanted and not there.
+    pub const fn missing(node: NodeSpec) -> Self {
+        Self { node, state: NodeState::Missing, handle: None, view: None }
+    }
+}
+
+/// The nodes of a ring as they are now. One dead agent does not hold up the others.
+pub async fn observe(provider: &dyn Provider, client: &Client) -> Result<Vec<Sighting>> {
+    let machines = provider.observe().await?;
+    let views = machines.iter().map(|machine| async {
+        match machine.state {
+            MachineState::Running { .. } => client.view(&machine.node.url()).await.ok(),
+            MachineState::Paused | MachineState::Stopped => None,
+        }
+    });
+    let views = join_all(views).await;
+    Ok(machines
+        .into_iter()
+        .zip(views)
+        .map(|(machine, view)| Sighting::new(machine, view))
+        .collect())
+}
+
+/// A ring, for `status --json`.
+#[derive(Debug, Serialize)]
+pub struct StatusReport {
+    /// Its name.
+    pub ring: String,
+    /// Whether everything is as it should be.
+    pub right: bool,
+    /// Whether every range has its full, caught-up members.
+    pub replicated: bool,
+    /// What is not right, a sentence each.
+    pub problems: Vec<String>,
+    /// The nodes of the inventory and those found, by name.
+    pub nodes: Vec<NodeReport>,
+}
+
+/// A node, for `status --json`.
+#[derive(Debug, Serialize)]
+pub struct NodeReport {
+    /// Its name.
+    pub name: String,
+    /// Its position on the circle, 40 hexadecimal digits.
+    pub id: Id,
+    /// Where it serves clients, and its page.
+    pub url: String,
+    /// What it does.
+    pub state: NodeState,
+    /// Where it lives.
+    pub provider: ProviderKind,
+    /// `pid` or `container`; neither if it does not run.
+    #[serde(flatten)]
+    pub handle: Option<Handle>,
+    /// How many keys it owns; none if it does not answer.
+    pub keys: Option<u64>,
+}
+
+impl NodeReport {
+    /// The report of a node.
+    pub fn new(sighting: &Sighting, provider: ProviderKind) -> Self {
+        Self {
+            name: sighting.node.name.clone(),
+            id: sighting.node.id,
+            url: sighting.node.url(),
+            state: sighting.state,
+            provider,
+            handle: sighting.handle.clone(),
+            keys: sighting.view.as_ref().map(|view| view.keys.owned),
+        }
+    }
+}

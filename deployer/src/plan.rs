@@ -1,0 +1,442 @@
+//! What has to be done: a pure function of the inventory and of what was observed. It leaves nothing
+//! for the execution to decide.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use sky_chord::Id;
+
+use crate::error::{Error, Problem, Result};
+use crate::inventory::{Inventory, NodeEntry, Nodes, ProviderKind, node_name};
+use crate::node::{Launch, NodeSpec};
+use crate::observe::{NodeState, Sighting};
+
+/// The whole plan for one ring.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// The ring.
+    pub ring: String,
+    /// Where its nodes live.
+    pub provider: ProviderKind,
+    /// Why there, as a clause.
+    pub why: String,
+    /// What is done, in this order; starts first, then removals, one at a time.
+    pub steps: Vec<Step>,
+    /// The nodes as they will be, by position, with what they own before and after.
+    pub shares: Vec<Share>,
+    /// About how many copies of keys go over the network.
+    pub keys_to_move: u64,
+    /// What the user should know before saying yes.
+    pub warnings: Vec<String>,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "do", rename_all = "lowercase")]
+pub enum Step {
+    /// A node that is not there is made.
+    Create(NodeSpec),
+    /// A node that does not run is started on its data.
+    Start(NodeSpec),
+    /// A frozen node goes on.
+    Unpause(NodeSpec),
+    /// A node that has left the ring is started again, and joins again.
+    Restart(NodeSpec),
+    /// A node hands over its data, and is removed with its data.
+    Remove(NodeSpec),
+}
+
+/// What a node owns of the circle.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Share {
+    /// Its name.
+    pub name: String,
+    /// Its position.
+    pub id: Id,
+    /// Its share before, from 0 to 1; none if it is new.
+    pub before: Option<f64>,
+    /// Its share after; none if it is removed.
+    pub after: Option<f64>,
+}
+
+impl Step {
+    /// The node it is about.
+    pub const fn node(&self) -> &NodeSpec {
+        match self {
+            Self::Create(node)
+            | Self::Start(node)
+            | Self::Unpause(node)
+            | Self::Restart(node)
+            | Self::Remove(node) => node,
+        }
+    }
+}
+
+impl Plan {
+    /// Whether everything is as the inventory wants it.
+    pub const fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Whether a person must agree: something is taken away.
+    pub fn asks(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Remove(_)))
+    }
+}
+
+/// Plans the way from what was observed to what the inventory wants.
+pub fn plan(
+    inventory: &Inventory,
+    provider: ProviderKind,
+    why: &str,
+    observed: &[Sighting],
+) -> Result<Plan> {
+    let wanted = wanted_nodes(inventory, observed)?;
+    let is_wanted = |name: &str| wanted.iter().any(|node| node.name == name);
+    let mut steps = Vec::new();
+    for node in &wanted {
+        let seen = observed.iter().find(|seen| seen.node.name == node.name);
+        match seen.map(|seen| seen.state) {
+            Some(NodeState::Draining) if seen.is_some_and(Sighting::has_left) => {
+                steps.push(Step::Restart(node.clone()));
+            }
+            None | Some(NodeState::Missing) => steps.push(Step::Create(node.clone())),
+            Some(NodeState::Paused) => steps.push(Step::Unpause(node.clone())),
+            Some(NodeState::Down) => steps.push(Step::Start(node.clone())),
+            Some(NodeState::Starting | NodeState::Up | NodeState::Draining) => {}
+        }
+    }
+    let mut warnings = Vec::new();
+    for seen in observed {
+        if !is_wanted(&seen.node.name) {
+            steps.push(Step::Remove(seen.node.clone()));
+        } else if seen.state == NodeState::Draining && !seen.has_left() {
+            warnings.push(format!(
+                "{} is leaving the ring although the inventory wants it: apply again when it has left",
+                seen.node.name
+            ));
+        }
+        if seen.state == NodeState::Down {
+            warnings.push(format!(
+                "{} is down: keys it holds have one copy less until it is back",
+                seen.node.name
+            ));
+        }
+    }
+    if wanted.len() < inventory.ring.replicas {
+        warnings.push(format!(
+            "with {} of {} nodes a key has fewer copies, and the ring survives less",
+            wanted.len(),
+            inventory.ring.replicas
+        ));
+    }
+    Ok(Plan {
+        ring: inventory.ring.name.clone(),
+        provider,
+        why: why.to_owned(),
+        steps,
+        shares: shares(&wanted, observed),
+        keys_to_move: keys_to_move(&wanted, observed, inventory.ring.replicas),
+        warnings,
+    })
+}
+
+/// What `node` is started with: it knows all the others.
+pub fn launch(node: &NodeSpec, all: &[NodeSpec]) -> Launch {
+    let others = all.iter().filter(|other| other.name != node.name);
+    Launch { node: node.clone(), join: others.map(NodeSpec::address).collect() }
+}
+
+/// The nodes the inventory wants, each with a name, a position and a port. Those that exist keep
+/// theirs.
+pub fn wanted_nodes(inventory: &Inventory, observed: &[Sighting]) -> Result<Vec<NodeSpec>> {
+    let ring = &inventory.ring.name;
+    let entries = inventory.listed().unwrap_or_else(|| match inventory.nodes {
+        Nodes::Count(count) => counted(ring, count, observed),
+        Nodes::List(_) => Vec::new(),
+    });
+    let mut problems = Vec::new();
+    let mut wanted: Vec<(NodeEntry, Option<NodeSpec>)> = Vec::new();
+    for entry in entries {
+        let name = entry.name.as_deref().unwrap_or_default();
+        let existing = observed.iter().map(|seen| &seen.node).find(|node| node.name == name);
+        if let Some(node) = existing {
+            let moved = [
+                (entry.id.is_some_and(|id| id != node.id), "position", node.id.to_string()),
+                (entry.port.is_some_and(|port| port != node.port), "port", node.port.to_string()),
+            ];
+            for (_, what, has) in moved.into_iter().filter(|(moved, ..)| *moved) {
+                let mut problem = Problem::new(format!("{name} has the {what} {has} and keeps it"));
+                problem.hint =
+                    Some("give the new node another name, and this one is removed".to_owned());
+                problems.push(problem);
+            }
+        }
+        let existing = existing.cloned();
+        wanted.push((entry, existing));
+    }
+    if let Some(error) = Error::of(problems) {
+        return Err(error);
+    }
+
+    // Nodes that are going away still hold their positions and ports.
+    let mut ids: BTreeSet<Id> = observed.iter().map(|seen| seen.node.id).collect();
+    ids.extend(wanted.iter().filter_map(|(entry, _)| entry.id));
+    let mut ports: BTreeSet<u16> = observed.iter().map(|seen| seen.node.port).collect();
+    ports.extend(wanted.iter().filter_map(|(entry, _)| entry.port));
+    let even = ids.is_empty();
+    let total = wanted.len();
+    let mut nodes = Vec::new();
+    for (place, (entry, existing)) in wanted.into_iter().enumerate() {
+        let name = entry.name.unwrap_or_default();
+        let node = match existing {
+            Some(node) => node,
+            None => NodeSpec {
+                id: entry.id.unwrap_or_else(|| {
+                    let id = if even { even_position(place, total) } else { widest_gap(&ids) };
+                    ids.insert(id);
+                    id
+                }),
+                port: match entry.port {
+                    Some(port) => port,
+                    None => free_port(inventory.agent.port, &mut ports)?,
+                },
+                zone: entry.zone,
+                name,
+            },
+        };
+        nodes.push(node);
+    }
+    Ok(nodes)
+}
+
+/// The entries behind `nodes: N`: those that exist, lowest numbers first, and new ones with the
+/// lowest free numbers.
+fn counted(ring: &str, count: usize, observed: &[Sighting]) -> Vec<NodeEntry> {
+    let number = |name: &str| name.strip_prefix(ring)?.strip_prefix('-')?.parse::<usize>().ok();
+    let mut names: Vec<&str> = observed.iter().map(|seen| seen.node.name.as_str()).collect();
+    names.sort_by_key(|name| (number(name).unwrap_or(usize::MAX), *name));
+    let kept: Vec<String> = names.into_iter().take(count).map(str::to_owned).collect();
+    let taken: BTreeSet<String> = observed.iter().map(|seen| seen.node.name.clone()).collect();
+    let new = (1..).map(|number| node_name(ring, number)).filter(|name| !taken.contains(name));
+    let missing = count - kept.len();
+    kept.into_iter()
+        .chain(new.take(missing))
+        .map(|name| NodeEntry { name: Some(name), ..NodeEntry::default() })
+        .collect()
+}
+
+fn free_port(first: u16, ports: &mut BTreeSet<u16>) -> Result<u16> {
+    let free = (first..=u16::MAX).find(|port| !ports.contains(port)).ok_or_else(|| {
+        Error::new(format!("there are not enough ports from {first} on"))
+            .hint("set a smaller first port at `agent.port`")
+    })?;
+    ports.insert(free);
+    Ok(free)
+}
+
+/// The middle of the `place`-th of `total` equal parts of the circle.
+fn even_position(place: usize, total: usize) -> Id {
+    // Long division of (2 place + 1) 2^160 by 2 total, digit by digit.
+    let divisor = 2 * total as u64;
+    let mut rest = 2 * place as u64 + 1;
+    let mut bytes = [0; 20];
+    for byte in &mut bytes {
+        let digit = (rest << 8) / divisor;
+        rest = (rest << 8) % divisor;
+        *byte = digit as u8;
+    }
+    Id::from_bytes(bytes)
+}
+
+/// The middle of the widest arc between two of the positions.
+fn widest_gap(ids: &BTreeSet<Id>) -> Id {
+    let arcs = arcs(ids);
+    // The first of equals, so that the same state always gives the same plan.
+    let widest = arcs.iter().rev().max_by_key(|(from, to)| arc_length(*from, *to));
+    widest.map_or(Id::MAX.half(), |(from, to)| from.plus(arc_length(*from, *to).half()))
+}
+
+/// The arcs between neighbours, each as (predecessor, position).
+fn arcs(ids: &BTreeSet<Id>) -> Vec<(Id, Id)> {
+    let last = ids.last().copied();
+    let before = last.into_iter().chain(ids.iter().copied());
+    before.zip(ids.iter().copied()).collect()
+}
+
+/// The length of the arc (from, to]; that of the whole circle, short of one point, if they are equal.
+fn arc_length(from: Id, to: Id) -> Id {
+    if from == to { Id::MAX } else { from.distance_to(to) }
+}
+
+fn shares(wanted: &[NodeSpec], observed: &[Sighting]) -> Vec<Share> {
+    let before: BTreeSet<Id> = observed.iter().map(|seen| seen.node.id).collect();
+    let after: BTreeSet<Id> = wanted.iter().map(|node| node.id).collect();
+    let share = |ids: &BTreeSet<Id>, id: Id| {
+        let arc = arcs(ids).into_iter().find(|(_, to)| *to == id)?;
+        Some(arc_length(arc.0, arc.1).fraction())
+    };
+    let removed = observed.iter().map(|seen| &seen.node).filter(|node| !after.contains(&node.id));
+    let mut shares: Vec<Share> = wanted
+        .iter()
+        .chain(removed)
+        .map(|node| Share {
+            name: node.name.clone(),
+            id: node.id,
+            before: share(&before, node.id),
+            after: share(&after, node.id),
+        })
+        .collect();
+    shares.sort_by_key(|share| share.id);
+    shares
+}
+
+/// The members of the range that ends with `owner`: the owner and its neighbours, alternating.
+fn members(ids: &BTreeSet<Id>, owner: Id, replicas: usize) -> BTreeSet<Id> {
+    let forward = ids.range(owner..).chain(ids.range(..owner)).skip(1);
+    let backward = ids.range(..owner).rev().chain(ids.range(owner..).rev());
+    let neighbours = backward.zip(forward).flat_map(|(before, after)| [*before, *after]);
+    let mut members = BTreeSet::from([owner]);
+    for neighbour in neighbours {
+        if members.len() >= replicas {
+            break;
+        }
+        members.insert(neighbour);
+    }
+    members
+}
+
+/// An estimate from the keys each node owns now: every piece of the circle is copied to the members
+/// it gets and does not have.
+fn keys_to_move(wanted: &[NodeSpec], observed: &[Sighting], replicas: usize) -> u64 {
+    let before: BTreeSet<Id> = observed.iter().map(|seen| seen.node.id).collect();
+    let after: BTreeSet<Id> = wanted.iter().map(|node| node.id).collect();
+    let owner =
+        |ids: &BTreeSet<Id>, point: Id| ids.range(point..).next().or_else(|| ids.first()).copied();
+    let cuts: BTreeSet<Id> = before.union(&after).copied().collect();
+    let mut keys = 0.0;
+    for (from, to) in arcs(&cuts) {
+        let (Some(old), Some(new)) = (owner(&before, to), owner(&after, to)) else { continue };
+        let Some(view) =
+            observed.iter().find(|seen| seen.node.id == old).and_then(|seen| seen.view.as_ref())
+        else {
+            continue;
+        };
+        let whole = arcs(&before).into_iter().find(|(_, end)| *end == old);
+        let whole = whole.map_or(1.0, |(from, to)| arc_length(from, to).fraction());
+        let part = arc_length(from, to).fraction() / whole.max(f64::MIN_POSITIVE);
+        let old_members = members(&before, old, replicas);
+        let gaining = members(&after, new, replicas).difference(&old_members).count();
+        keys += view.keys.owned as f64 * part * gaining as f64;
+    }
+    keys.round() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Handle;
+
+    fn inventory(text: &str) -> Inventory {
+        Inventory::parse(text, "i.yaml").unwrap()
+    }
+
+    fn seen(node: &NodeSpec, state: NodeState) -> Sighting {
+        Sighting { node: node.clone(), state, handle: Some(Handle::Pid(1)), view: None }
+    }
+
+    fn planned(text: &str, observed: &[Sighting]) -> Plan {
+        plan(&inventory(text), ProviderKind::Process, "of the test", observed).unwrap()
+    }
+
+    /// The ring of an inventory, as it is after an apply.
+    fn applied(text: &str, observed: &[Sighting]) -> Vec<Sighting> {
+        let wanted = wanted_nodes(&inventory(text), observed).unwrap();
+        wanted.iter().map(|node| seen(node, NodeState::Up)).collect()
+    }
+
+    fn names(plan: &Plan) -> Vec<&str> {
+        plan.steps.iter().map(|step| step.node().name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_new_ring_is_perfectly_balanced_and_asks_nothing() {
+        let plan = planned("nodes: 5", &[]);
+        assert_eq!(names(&plan), ["sky-1", "sky-2", "sky-3", "sky-4", "sky-5"]);
+        assert!(!plan.asks() && plan.warnings.is_empty());
+        assert!(plan.shares.iter().all(|share| (share.after.unwrap() - 0.2).abs() < 1e-9));
+        assert_eq!(plan.steps[4].node().port, 4325);
+    }
+
+    #[test]
+    fn the_second_plan_is_empty() {
+        let plan = planned("nodes: 5", &applied("nodes: 5", &[]));
+        assert!(plan.is_empty(), "{plan:?}");
+        let list = "nodes: [{name: red, id: ff}, {name: blue, port: 9000}, {zone: b}]";
+        assert!(planned(list, &applied(list, &[])).is_empty());
+    }
+
+    #[test]
+    fn growing_splits_the_widest_arcs_and_moves_no_one() {
+        let three = applied("nodes: 3", &[]);
+        let plan = planned("nodes: 6", &three);
+        assert_eq!(names(&plan), ["sky-4", "sky-5", "sky-6"]);
+        assert!(!plan.asks());
+        assert!(plan.shares.iter().all(|share| (share.after.unwrap() - 1.0 / 6.0).abs() < 1e-9));
+        let six = applied("nodes: 6", &three);
+        assert!(three.iter().all(|old| six.iter().any(|new| new.node == old.node)));
+    }
+
+    #[test]
+    fn shrinking_removes_the_highest_numbers_and_asks() {
+        let plan = planned("nodes: 3", &applied("nodes: 5", &[]));
+        assert_eq!(names(&plan), ["sky-4", "sky-5"]);
+        assert!(plan.steps.iter().all(|step| matches!(step, Step::Remove(_))) && plan.asks());
+    }
+
+    #[test]
+    fn a_gap_is_filled_and_ports_are_not_taken_twice() {
+        let mut nodes = applied("nodes: 4", &[]);
+        nodes.remove(1);
+        let plan = planned("nodes: 4", &nodes);
+        assert_eq!(names(&plan), ["sky-2"]);
+        assert_eq!(plan.steps[0].node().port, 4322);
+        assert!(planned("nodes: 3", &nodes).is_empty());
+    }
+
+    #[test]
+    fn what_is_down_is_started_and_what_is_frozen_goes_on() {
+        let mut nodes = applied("nodes: 3", &[]);
+        nodes[0].state = NodeState::Down;
+        nodes[1].state = NodeState::Paused;
+        let plan = planned("nodes: 3", &nodes);
+        assert!(matches!(&plan.steps[..], [Step::Start(_), Step::Unpause(_)]), "{plan:?}");
+        assert!(!plan.asks());
+        assert!(plan.warnings[0].contains("sky-1 is down"));
+    }
+
+    #[test]
+    fn an_existing_node_keeps_its_position_and_port() {
+        let nodes = applied("nodes: 3", &[]);
+        let moved = inventory("nodes: [{name: sky-1, id: ff, port: 80}, {}, {}]");
+        let error = plan(&moved, ProviderKind::Process, "", &nodes).unwrap_err();
+        assert_eq!(error.problems.len(), 2, "{error}");
+    }
+
+    #[test]
+    fn few_nodes_and_few_ports_are_said() {
+        assert!(planned("nodes: 2", &[]).warnings[0].contains("2 of 3 nodes"));
+        let late = inventory("{nodes: 3, agent: {port: 65534}}");
+        assert!(plan(&late, ProviderKind::Process, "", &[]).is_err());
+    }
+
+    #[test]
+    fn members_are_the_owner_and_its_neighbours() {
+        let ids: BTreeSet<Id> = [1, 2, 3, 4, 5].map(Id::small).into();
+        let of = |owner, replicas| members(&ids, Id::small(owner), replicas);
+        assert_eq!(of(1, 3), [5, 1, 2].map(Id::small).into());
+        assert_eq!(of(5, 3), [4, 5, 1].map(Id::small).into());
+        assert_eq!(of(3, 5), ids);
+        assert_eq!(of(3, 9), ids);
+    }
+}

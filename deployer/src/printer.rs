@@ -1,0 +1,122 @@
+//! The only module that prints. Data goes to stdout, talk to stderr.
+
+use std::fmt::Display;
+use std::io::{BufRead, IsTerminal, Write};
+
+use crate::error::Error;
+
+/// Where output goes, and how it is dressed.
+#[derive(Debug, Clone, Copy)]
+pub struct Printer {
+    color: bool,
+    terminal: bool,
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// Done.
+    Done,
+    /// Not done.
+    Failed,
+    /// Under way.
+    Working,
+}
+
+impl Printer {
+    /// A printer for the terminal or file this process talks to. Colours only on a terminal, and
+    /// only without `NO_COLOR` (no-color.org).
+    pub fn from_environment() -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { color: terminal && wanted, terminal }
+    }
+
+    /// Data, for people and pipes: one line on stdout.
+    pub fn data(&self, line: impl Display) {
+        self.bytes(format!("{line}\n").as_bytes());
+    }
+
+    /// Data as it is.
+    pub fn bytes(&self, bytes: &[u8]) {
+        let mut out = std::io::stdout().lock();
+        if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
+            // The reader of the pipe has left (`| head`): nobody is there to be told.
+            std::process::exit(1);
+        }
+    }
+
+    /// A value as it is; on a terminal with an end of line, so that the prompt stands on its own.
+    pub fn value(&self, value: &[u8]) {
+        self.bytes(value);
+        if std::io::stdout().is_terminal() && !value.ends_with(b"\n") {
+            self.bytes(b"\n");
+        }
+    }
+
+    /// Talk: one line on stderr.
+    pub fn say(&self, line: impl Display) {
+        // A closed stderr cannot be reported anywhere.
+        let _ = writeln!(std::io::stderr().lock(), "{line}");
+    }
+
+    /// The state of a step.
+    pub fn step(&self, mark: Mark, line: impl Display) {
+        let (sign, color) = match mark {
+            Mark::Done => ("✓", "32"),
+            Mark::Failed => ("✗", "31"),
+            Mark::Working => ("•", "36"),
+        };
+        self.clear();
+        self.say(format_args!("{} {line}", self.paint(sign, color)));
+    }
+
+    /// The state of something that takes a while: rewritten in place on a terminal, not shown
+    /// elsewhere.
+    pub fn passing(&self, line: impl Display) {
+        if self.terminal {
+            let _ = write!(std::io::stderr().lock(), "\r\x1b[2K{} {line}", self.paint("•", "36"));
+        }
+    }
+
+    /// Takes back a [`Self::passing`] line.
+    pub fn clear(&self) {
+        if self.terminal {
+            let _ = write!(std::io::stderr().lock(), "\r\x1b[2K");
+        }
+    }
+
+    /// Something that needs attention but does not stop the work.
+    pub fn warn(&self, line: impl Display) {
+        self.say(format_args!("{} {line}", self.paint("warning:", "33")));
+    }
+
+    /// Why the program ends without having done what was asked.
+    pub fn error(&self, error: &Error) {
+        self.clear();
+        for problem in &error.problems {
+            self.say(format_args!("{} {}", self.paint("error:", "31"), problem.what));
+            for cause in &problem.causes {
+                self.say(format_args!("  caused by: {cause}"));
+            }
+            if let Some(hint) = &problem.hint {
+                self.say(format_args!("  {} {hint}", self.paint("hint:", "36")));
+            }
+        }
+    }
+
+    /// Asks for a yes on the terminal; none if there is nobody to ask.
+    pub fn ask(&self, question: impl Display) -> Option<bool> {
+        if !self.terminal || !std::io::stdin().is_terminal() {
+            return None;
+        }
+        let _ = write!(std::io::stderr().lock(), "{question} [y/N] ");
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer).ok()?;
+        Some(matches!(answer.trim(), "y" | "Y" | "yes"))
+    }
+
+    fn paint(&self, text: &str, color: &str) -> String {
+        if self.color { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}

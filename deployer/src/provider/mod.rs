@@ -1,0 +1,154 @@
+//! The one seam for everything that can hold a node. No back end knows another, nothing here knows
+//! flags or output, and there is no list of nodes to lose: they are found again by label or record.
+
+pub mod docker;
+pub mod ports;
+pub mod process;
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+
+use crate::error::{During, Error, Result};
+use crate::inventory::{Agent, ProviderChoice, ProviderKind};
+use crate::node::{Launch, Machine};
+use crate::state::{RingFolder, Secrets};
+
+/// Work of a provider under way.
+pub type Doing<'a, T> = BoxFuture<'a, Result<T>>;
+
+/// What the providers of a ring have in common.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// The ring's folder.
+    pub folder: RingFolder,
+    /// What new agents are told.
+    pub agent: Agent,
+    /// The program that nodes run copies of.
+    pub program: PathBuf,
+}
+
+impl Site {
+    /// A site whose nodes run copies of the program of this process.
+    pub fn new(folder: RingFolder, agent: Agent) -> Result<Self> {
+        let program =
+            std::env::current_exe().during(|| "cannot find the program of this process")?;
+        Ok(Self { folder, agent, program })
+    }
+
+    /// What the agents of the ring share.
+    fn secrets(&self) -> Result<Secrets> {
+        self.folder.secrets()?.ok_or_else(|| {
+            Error::new(format!("the ring {} has no secrets", self.folder.ring()))
+                .hint("`sky-deploy apply` makes them")
+        })
+    }
+
+    fn program_bytes(&self) -> Result<Vec<u8>> {
+        let program = &self.program;
+        std::fs::read(program).during(|| format!("cannot read {}", program.display()))
+    }
+}
+
+/// Which part of a log is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogRequest {
+    /// The last so many lines; all if none.
+    pub lines: Option<usize>,
+    /// Whether to go on with what is written later.
+    pub follow: bool,
+}
+
+/// What can hold the nodes of one ring. Every call may be repeated: what is done already is done.
+pub trait Provider: Send + Sync {
+    /// Which one it is.
+    fn kind(&self) -> ProviderKind;
+
+    /// Whether nodes can be started, and what is missing if not. Prepares what all nodes share.
+    fn check(&self) -> Doing<'_, ()>;
+
+    /// The nodes of the ring, by name.
+    fn observe(&self) -> Doing<'_, Vec<Machine>>;
+
+    /// Makes what is missing of a node and starts it, on the data it may already have.
+    fn start<'a>(&'a self, launch: &'a Launch) -> Doing<'a, ()>;
+
+    /// Ends a node in an orderly way, and by force if it does not end within seconds.
+    fn stop<'a>(&'a self, name: &'a str) -> Doing<'a, ()>;
+
+    /// Freezes a node: it does nothing, but its connections stay.
+    fn pause<'a>(&'a self, name: &'a str) -> Doing<'a, ()>;
+
+    /// Lets a frozen node go on.
+    fn unpause<'a>(&'a self, name: &'a str) -> Doing<'a, ()>;
+
+    /// Ends a node and removes it; its data too unless `keep_data`.
+    fn delete<'a>(&'a self, name: &'a str, keep_data: bool) -> Doing<'a, ()>;
+
+    /// Removes what the nodes shared, after the last one is gone.
+    fn clear(&self) -> Doing<'_, ()>;
+
+    /// The log of a node, in pieces that end with a line.
+    fn logs<'a>(&'a self, name: &'a str, wanted: LogRequest) -> BoxStream<'a, Result<Bytes>>;
+}
+
+/// A provider, and why it was chosen.
+pub struct Chosen {
+    /// The provider.
+    pub provider: Box<dyn Provider>,
+    /// Why this one, as a clause.
+    pub why: String,
+}
+
+/// The error for what only a running node can do.
+fn not_running(name: &str) -> Error {
+    Error::new(format!("{name} does not run")).hint(format!("`sky-deploy start {name}` starts it"))
+}
+
+/// Opens the provider of a ring: the one the ring has, else the one the inventory wants.
+pub async fn choose(
+    wanted: ProviderChoice,
+    kept: Option<ProviderKind>,
+    site: Site,
+) -> Result<Chosen> {
+    let ring = site.folder.ring().to_owned();
+    match (kept, wanted) {
+        (Some(ProviderKind::Process), ProviderChoice::Auto) => {
+            Ok(processes(site, "the ring was made there"))
+        }
+        (Some(ProviderKind::Docker), ProviderChoice::Auto) => {
+            let engine = docker::Engine::find().await.map_err(|error| {
+                error.hint(format!("the nodes of {ring} are containers: start their engine"))
+            })?;
+            Ok(containers(engine, site, "the ring was made there"))
+        }
+        (Some(ProviderKind::Process) | None, ProviderChoice::Process) => {
+            Ok(processes(site, "the inventory says so"))
+        }
+        (Some(ProviderKind::Docker) | None, ProviderChoice::Docker) => {
+            Ok(containers(docker::Engine::find().await?, site, "the inventory says so"))
+        }
+        (Some(kept), _) => Err(Error::new(format!(
+            "the ring {ring} was made with the provider {kept}, and a ring stays where it is"
+        ))
+        .hint(format!("write `provider: {kept}` or `auto`, or give the new ring another name"))),
+        (None, ProviderChoice::Auto) => Ok(match docker::Engine::usable(&site).await {
+            Ok(engine) => containers(engine, site, "a Docker engine answers"),
+            Err(reason) => processes(site, format!("Docker cannot be used: {reason}")),
+        }),
+        (None, ProviderChoice::Openstack) => {
+            Err(Error::new("the provider openstack arrives later").hint("use docker or process"))
+        }
+    }
+}
+
+fn processes(site: Site, why: impl Into<String>) -> Chosen {
+    Chosen { provider: Box::new(process::Processes::new(site)), why: why.into() }
+}
+
+fn containers(engine: docker::Engine, site: Site, why: &str) -> Chosen {
+    let why = format!("{why}; the engine is {}", engine.place());
+    Chosen { provider: Box::new(docker::Containers::new(engine, site)), why }
+}

@@ -1,0 +1,409 @@
+//! Nodes as plain processes of this machine, each in a session of its own. A node has a folder in
+//! the ring's folder: its record, its data and its log. It is found again by process id, start time
+//! and boot, or by the data folder in its arguments, so that no kill of this program loses it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{self, BoxStream, StreamExt};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use serde::{Deserialize, Serialize};
+use sky_chord::Id;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::{Doing, LogRequest, Provider, Site, not_running};
+use crate::error::{During, Error, Result};
+use crate::inventory::ProviderKind;
+use crate::node::{Handle, Launch, Machine, MachineState, NodeSpec};
+use crate::state;
+
+/// A log longer than this is put aside when its node is started.
+const LOG_LIMIT_BYTES: u64 = 16 << 20;
+/// How long a process may take to end by itself.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// How long a process counts as young, in clock ticks (100 a second on Linux).
+const YOUNG_TICKS: u64 = 3000;
+/// How often a followed log is looked at.
+const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+
+/// The process provider.
+pub struct Processes {
+    site: Site,
+    program: OnceLock<PathBuf>,
+}
+
+/// What is written down of a node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    node: NodeSpec,
+    /// The copy of the program it runs: a rebuilt one does not disturb it.
+    program: PathBuf,
+    process: Option<Identity>,
+}
+
+/// One process in the life of a machine: process ids are used again, start times are not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Identity {
+    pid: u32,
+    /// Clock ticks from boot to the start of the process (`/proc/PID/stat`, field 22).
+    start_ticks: u64,
+    boot: String,
+}
+
+/// What `/proc/PID/stat` says.
+struct Stat {
+    /// `R`, `S`, `D`, `T` (stopped), `Z` (ended) and so on.
+    state: char,
+    start_ticks: u64,
+}
+
+impl Processes {
+    /// The processes of a ring.
+    pub const fn new(site: Site) -> Self {
+        Self { site, program: OnceLock::new() }
+    }
+
+    fn nodes(&self) -> PathBuf {
+        self.site.folder.path().join("nodes")
+    }
+
+    fn node(&self, name: &str) -> PathBuf {
+        self.nodes().join(name)
+    }
+
+    fn data(&self, name: &str) -> PathBuf {
+        self.node(name).join("data")
+    }
+
+    fn record(&self, name: &str) -> Result<Option<Record>> {
+        state::read_json(&self.node(name).join("record.json"))
+    }
+
+    fn write_record(&self, record: &Record) -> Result<()> {
+        state::write_json(&self.node(&record.node.name).join("record.json"), record)
+    }
+
+    /// The living process of a node.
+    fn living(&self, record: &Record) -> Option<(Identity, Stat)> {
+        let recorded = record.process.as_ref().filter(|process| process.boot == boot_id());
+        let found = recorded.and_then(|process| {
+            let stat = stat(process.pid).filter(|stat| stat.start_ticks == process.start_ticks)?;
+            Some((process.clone(), stat))
+        });
+        // A program killed between starting a node and writing it down leaves only the node itself.
+        let found = found.or_else(|| find_by_argument(&self.data(&record.node.name)));
+        found.filter(|(_, stat)| !matches!(stat.state, 'Z' | 'X'))
+    }
+
+    /// The copy of the program that nodes are started from.
+    fn program(&self) -> Result<PathBuf> {
+        if let Some(program) = self.program.get() {
+            return Ok(program.clone());
+        }
+        let bytes = self.site.program_bytes()?;
+        let version = Id::hash(&bytes).to_string();
+        let folder = self.site.folder.path().join("bin").join(&version[..16]);
+        let copy = folder.join("sky-agent");
+        if !copy.exists() {
+            state::create_private(&folder)?;
+            state::write_private(&copy, &bytes)?;
+            std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o700))
+                .during(|| format!("cannot make {} executable", copy.display()))?;
+        }
+        Ok(self.program.get_or_init(|| copy).clone())
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        let node = &launch.node;
+        let record = self.record(&node.name)?;
+        if record.as_ref().is_some_and(|record| self.living(record).is_some()) {
+            return Ok(());
+        }
+        state::create_private(&self.data(&node.name))?;
+        let program = match record.map(|record| record.program).filter(|program| program.exists()) {
+            Some(program) => program,
+            None => self.program()?,
+        };
+        let mut record = Record { node: node.clone(), program, process: None };
+        self.write_record(&record)?;
+        record.process = Some(self.spawn(launch, &record.program)?);
+        self.write_record(&record)
+    }
+
+    fn spawn(&self, launch: &Launch, program: &Path) -> Result<Identity> {
+        let name = &launch.node.name;
+        let secrets = self.site.secrets()?;
+        let log = self.node(name).join("agent.log");
+        if std::fs::metadata(&log).is_ok_and(|log| log.len() > LOG_LIMIT_BYTES) {
+            std::fs::rename(&log, log.with_extension("log.1"))
+                .during(|| format!("cannot put {} aside", log.display()))?;
+        }
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&log)
+            .during(|| format!("cannot open {}", log.display()))?;
+        let errors = log.try_clone().during(|| "cannot share a log file")?;
+        let data = self.data(name);
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            // Settings for another agent must not leak into this one.
+            if name.as_encoded_bytes().starts_with(b"SKY_") {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
+            .args(launch.arguments(&self.site.agent, &data.to_string_lossy()))
+            .env("SKY_SECRET", &secrets.secret)
+            .env("SKY_TOKEN", &secrets.token)
+            .env(crate::agent_exe::OWN_SESSION, "1")
+            .current_dir(self.node(name))
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn()
+            .during(|| format!("cannot start the process of {name} from {}", program.display()))?;
+        let pid = child.id();
+        let start_ticks = stat(pid).map_or(0, |stat| stat.start_ticks);
+        // Whoever starts a process must take note of its end, or it stays in the process table.
+        std::thread::spawn(move || child.wait());
+        Ok(Identity { pid, start_ticks, boot: boot_id() })
+    }
+
+    /// Sends a signal to the living process of a node. Returns a handle that tells of its end.
+    fn signal(&self, name: &str, signal: Signal) -> Result<Option<OwnedFd>> {
+        let Some(record) = self.record(name)? else { return Ok(None) };
+        let Some((process, _)) = self.living(&record) else { return Ok(None) };
+        let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
+        let Some(handle) = pid.and_then(|pid| {
+            // The handle stays with this very process, whoever gets the number later.
+            rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).ok()
+        }) else {
+            return Ok(None);
+        };
+        if stat(process.pid).is_none_or(|stat| stat.start_ticks != process.start_ticks) {
+            return Ok(None);
+        }
+        match rustix::process::pidfd_send_signal(&handle, signal) {
+            Ok(()) => Ok(Some(handle)),
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(error) => Err(Error::caused(
+                format!("cannot signal {name} (process {})", process.pid),
+                &error,
+            )),
+        }
+    }
+
+    async fn end(&self, name: &str) -> Result<()> {
+        let Some(handle) = self.signal(name, Signal::TERM)? else { return Ok(()) };
+        // A frozen process would not notice.
+        self.signal(name, Signal::CONT)?;
+        #[expect(
+            deprecated,
+            reason = "its replacement is unsafe; an owned descriptor stays as it is"
+        )]
+        let ended = AsyncFd::with_interest(handle, Interest::READABLE)
+            .during(|| format!("cannot wait for the end of {name}"))?;
+        for force in [false, true] {
+            if tokio::time::timeout(STOP_WITHIN, ended.readable()).await.is_ok() {
+                return Ok(());
+            }
+            if !force {
+                self.signal(name, Signal::KILL)?;
+            }
+        }
+        Err(Error::new(format!("the process of {name} does not end, even when killed"))
+            .hint("it waits for a disk, probably: see `ps`"))
+    }
+
+    fn must_live(&self, name: &str, signal: Signal) -> Result<()> {
+        self.signal(name, signal)?.map(drop).ok_or_else(|| not_running(name))
+    }
+}
+
+/// A task that is done at once.
+fn done<'a, T: Send + 'a>(result: Result<T>) -> BoxFuture<'a, Result<T>> {
+    futures_util::future::ready(result).boxed()
+}
+
+impl Provider for Processes {
+    fn kind(&self) -> ProviderKind {
+        ProviderKind::Process
+    }
+
+    fn check(&self) -> Doing<'_, ()> {
+        done(self.program().map(drop))
+    }
+
+    fn observe(&self) -> Doing<'_, Vec<Machine>> {
+        let now = uptime_ticks();
+        let machine = |name: &str| -> Result<Option<Machine>> {
+            let Some(record) = self.record(name)? else { return Ok(None) };
+            let living = self.living(&record);
+            let state =
+                living.as_ref().map_or(MachineState::Stopped, |(_, stat)| match stat.state {
+                    'T' | 't' => MachineState::Paused,
+                    _ => MachineState::Running { young: now < stat.start_ticks + YOUNG_TICKS },
+                });
+            let handle = living.map(|(process, _)| Handle::Pid(process.pid));
+            Ok(Some(Machine { node: record.node, state, handle }))
+        };
+        let mut names: Vec<String> = std::fs::read_dir(self.nodes())
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        done(names.iter().filter_map(|name| machine(name).transpose()).collect())
+    }
+
+    fn start<'a>(&'a self, launch: &'a Launch) -> Doing<'a, ()> {
+        done(self.launch(launch))
+    }
+
+    fn stop<'a>(&'a self, name: &'a str) -> Doing<'a, ()> {
+        self.end(name).boxed()
+    }
+
+    fn pause<'a>(&'a self, name: &'a str) -> Doing<'a, ()> {
+        done(self.must_live(name, Signal::STOP))
+    }
+
+    fn unpause<'a>(&'a self, name: &'a str) -> Doing<'a, ()> {
+        done(self.must_live(name, Signal::CONT))
+    }
+
+    fn delete<'a>(&'a self, name: &'a str, keep_data: bool) -> Doing<'a, ()> {
+        async move {
+            self.end(name).await?;
+            let folder = self.node(name);
+            if keep_data || !folder.exists() {
+                return Ok(());
+            }
+            std::fs::remove_dir_all(&folder)
+                .during(|| format!("cannot remove {}", folder.display()))
+        }
+        .boxed()
+    }
+
+    fn clear(&self) -> Doing<'_, ()> {
+        let shared = self.site.folder.path().join("bin");
+        done(match std::fs::remove_dir_all(&shared) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::caused(format!("cannot remove {}", shared.display()), &error))
+            }
+            _ => Ok(()),
+        })
+    }
+
+    fn logs<'a>(&'a self, name: &'a str, wanted: LogRequest) -> BoxStream<'a, Result<Bytes>> {
+        let path = self.node(name).join("agent.log");
+        let mut reader = LogReader { path, file: None };
+        let first = reader.first(wanted.lines);
+        let head = stream::once(async move { first });
+        if !wanted.follow {
+            return head.boxed();
+        }
+        let tail = stream::unfold(reader, |mut reader| async {
+            tokio::time::sleep(FOLLOW_EVERY).await;
+            let news = reader.read();
+            Some((news, reader))
+        });
+        head.chain(tail)
+            .filter(|piece| {
+                let news = piece.as_ref().map_or(true, |bytes| !bytes.is_empty());
+                async move { news }
+            })
+            .boxed()
+    }
+}
+
+/// Reads a log file from where it was left.
+struct LogReader {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl LogReader {
+    /// What there is, from the last `lines` lines on.
+    fn first(&mut self, lines: Option<usize>) -> Result<Bytes> {
+        let text = self.read()?;
+        let Some(lines) = lines else { return Ok(text) };
+        let body = text.strip_suffix(b"\n").unwrap_or(&text);
+        let ends = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+        let start = match lines {
+            0 => text.len(),
+            lines => ends.map(|(at, _)| at + 1).nth(lines - 1).unwrap_or(0),
+        };
+        Ok(text.slice(start..))
+    }
+
+    fn read(&mut self) -> Result<Bytes> {
+        let failed = || format!("cannot read {}", self.path.display());
+        let mut file = match self.file.take() {
+            Some(file) => file,
+            None if !self.path.exists() => return Ok(Bytes::new()),
+            None => File::open(&self.path).during(failed)?,
+        };
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).during(failed)?;
+        // The file is put aside when a node with a long log starts again.
+        let moved = std::fs::metadata(&self.path).map_or(0, |there| there.len())
+            < file.stream_position().during(failed)?;
+        self.file = (!moved).then_some(file);
+        Ok(text.into())
+    }
+}
+
+fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
+/// Clock ticks since the machine was started.
+fn uptime_ticks() -> u64 {
+    let text = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds: f64 = text.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
+    (seconds * 100.0) as u64
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the name in parentheses, which may hold anything.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        start_ticks: fields.get(19)?.parse().ok()?,
+    })
+}
+
+/// The process of this user that was started with this path as an argument.
+fn find_by_argument(path: &Path) -> Option<(Identity, Stat)> {
+    let wanted = path.as_os_str().as_encoded_bytes();
+    let pids = std::fs::read_dir("/proc")
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    for pid in pids {
+        let Ok(arguments) = std::fs::read(format!("/proc/{pid}/cmdline")) else { continue };
+        let mut arguments = arguments.split(|byte| *byte == 0);
+        let is_agent = arguments.next().is_some_and(|program| program.ends_with(b"sky-agent"));
+        if is_agent && arguments.any(|argument| argument == wanted) {
+            let stat = stat(pid)?;
+            let process = Identity { pid, start_ticks: stat.start_ticks, boot: boot_id() };
+            return Some((process, stat));
+        }
+    }
+    None
+}

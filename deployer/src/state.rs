@@ -1,0 +1,238 @@
+//! The folder of a ring, `$XDG_STATE_HOME/sky/RING/`: its secrets, its lock, and what must not be
+//! decided twice. The nodes themselves are found again by their labels and records, not here.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{During, Error, Result};
+use crate::inventory::ProviderKind;
+
+/// The folder of one ring.
+#[derive(Debug, Clone)]
+pub struct RingFolder {
+    ring: String,
+    path: PathBuf,
+}
+
+/// What was decided when the ring was first applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RingRecord {
+    /// Where the ring lives; kept for its whole life.
+    pub provider: ProviderKind,
+    /// The ring id, 32 hexadecimal digits. Written before any agent is told.
+    pub ring_id: String,
+    /// Whether an agent has confirmed to have founded the ring.
+    pub founded: bool,
+}
+
+/// What only the agents and this program know.
+#[derive(Clone)]
+pub struct Secrets {
+    /// Shared by the agents; peers prove it to each other.
+    pub secret: String,
+    /// Needed for administrative calls.
+    pub token: String,
+}
+
+/// The lock of a ring, held until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
+
+/// The folder that holds the folders of all rings.
+pub fn home() -> Result<PathBuf> {
+    let from = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    from("XDG_STATE_HOME")
+        .or_else(|| from("HOME").map(|home| home.join(".local/state")))
+        .map(|state| state.join("sky"))
+        .ok_or_else(|| {
+            Error::new("there is no place for the state of rings")
+                .hint("set HOME or XDG_STATE_HOME to an absolute path")
+        })
+}
+
+impl RingFolder {
+    /// The folder of `ring`; it need not exist yet.
+    pub fn of(ring: &str) -> Result<Self> {
+        Ok(Self::at(&home()?, ring))
+    }
+
+    /// The folder of `ring` in another folder than that of this user.
+    pub fn at(home: &Path, ring: &str) -> Self {
+        Self { ring: ring.to_owned(), path: home.join(ring) }
+    }
+
+    /// The rings that have a folder on this machine.
+    pub fn all() -> Result<Vec<Self>> {
+        let mut folders = Vec::new();
+        for entry in std::fs::read_dir(home()?).into_iter().flatten().flatten() {
+            if let Ok(ring) = entry.file_name().into_string()
+                && entry.path().join("ring.json").exists()
+            {
+                folders.push(Self { ring, path: entry.path() });
+            }
+        }
+        folders.sort_by(|a, b| a.ring.cmp(&b.ring));
+        Ok(folders)
+    }
+
+    /// The name of the ring.
+    pub fn ring(&self) -> &str {
+        &self.ring
+    }
+
+    /// Where the folder is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the folder, readable only by its owner.
+    pub fn create(&self) -> Result<()> {
+        create_private(&self.path)
+    }
+
+    /// What was decided at the first apply, if there was one.
+    pub fn record(&self) -> Result<Option<RingRecord>> {
+        read_json(&self.path.join("ring.json"))
+    }
+
+    /// Replaces the record.
+    pub fn write_record(&self, record: &RingRecord) -> Result<()> {
+        write_json(&self.path.join("ring.json"), record)
+    }
+
+    /// The secrets made by the first apply, if there was one.
+    pub fn secrets(&self) -> Result<Option<Secrets>> {
+        let read = |name: &str| read_text(&self.path.join(name));
+        Ok(match (read("secret")?, read("token")?) {
+            (Some(secret), Some(token)) => Some(Secrets { secret, token }),
+            _ => None,
+        })
+    }
+
+    /// The secrets; what is missing is made. `given` is a secret of the inventory.
+    pub fn make_secrets(&self, given: Option<&str>) -> Result<Secrets> {
+        let keep = |name: &str, given: Option<&str>| {
+            let path = self.path.join(name);
+            if let Some(text) = read_text(&path)? {
+                if given.is_some_and(|given| given != text) {
+                    return Err(Error::new(format!("the ring {} has another secret", self.ring))
+                        .hint(
+                            "all agents of a ring share one secret: take `ring.secret` out of \
+                               the inventory, or destroy the ring and apply again",
+                        ));
+                }
+                return Ok(text);
+            }
+            let text = given.map_or_else(|| random_hex(32), |text| Ok(text.to_owned()))?;
+            write_private(&path, text.as_bytes())?;
+            Ok(text)
+        };
+        Ok(Secrets { secret: keep("secret", given)?, token: keep("token", None)? })
+    }
+
+    /// Takes the lock of the ring for `command`, or says who has it.
+    pub fn lock(&self, command: &str) -> Result<Lock> {
+        self.create()?;
+        let path = self.path.join("lock");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .during(|| format!("cannot open {}", path.display()))?;
+        // The system releases the lock when the process ends, however it ends.
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            return Err(Error::new(format!("the ring {} is being changed by {holder}", self.ring))
+                .hint("wait until it is done, or end that process"));
+        }
+        let holder = format!("`sky-deploy {command}` (process {})", std::process::id());
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(holder.as_bytes()))
+            .during(|| format!("cannot write {}", path.display()))?;
+        Ok(Lock(file))
+    }
+
+    /// Removes the folder and everything in it.
+    pub fn remove(&self) -> Result<()> {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::caused(format!("cannot remove {}", self.path.display()), &error))
+            }
+            _ => {
+                // The folder of all rings goes with the last one; it is not empty before.
+                let _ = self.path.parent().map(std::fs::remove_dir);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Makes a directory and those above it, readable only by its owner.
+pub(crate) fn create_private(path: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .during(|| format!("cannot make {}", path.display()))
+}
+
+/// Replaces a file at once, readable only by its owner.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".new");
+    let draft = PathBuf::from(draft);
+    let write = || {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&draft, path)?;
+        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    };
+    write().during(|| format!("cannot write {}", path.display()))
+}
+
+/// The text of a file; none if there is no such file.
+fn read_text(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::caused(format!("cannot read {}", path.display()), &error)),
+    }
+}
+
+/// The value in a JSON file; none if there is no such file.
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    serde_json::from_str(&text).map(Some).map_err(|error| {
+        Error::caused(format!("{} cannot be understood", path.display()), &error)
+            .hint("it was written by another version of sky-deploy, or changed by hand")
+    })
+}
+
+/// Writes a value as a JSON file.
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let text =
+        serde_json::to_vec_pretty(value).during(|| format!("cannot encode {}", path.display()))?;
+    write_private(path, &text)
+}
+
+/// Random bytes of the operating system, as hexadecimal digits.
+pub(crate) fn random_hex(bytes: usize) -> Result<String> {
+    let mut random = vec![0; bytes];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut random))
+        .during(|| "cannot read random numbers from /dev/urandom")?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}

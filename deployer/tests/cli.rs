@@ -1,0 +1,275 @@
+//! What the real program prints and returns: exit code, stdout and stderr of one call each.
+
+#![expect(clippy::unwrap_used, reason = "tests panic")]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_sky-deploy");
+
+/// One call in a folder of its own, where Docker cannot be reached.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path().join(name), text).unwrap();
+    }
+
+    /// Exit code, stdout and stderr as one text, without what differs between machines.
+    fn run(&self, arguments: &[&str]) -> String {
+        self.run_with("DOCKER_HOST", "unix:///nonexistent", arguments)
+    }
+
+    fn run_with(&self, variable: &str, value: &str, arguments: &[&str]) -> String {
+        self.call(Command::new(PROGRAM).env(variable, value), arguments)
+    }
+
+    fn call(&self, command: &mut Command, arguments: &[&str]) -> String {
+        let docker = command.get_envs().any(|(name, _)| name == "DOCKER_HOST");
+        if !docker {
+            command.env("DOCKER_HOST", "unix:///nonexistent");
+        }
+        let output = command
+            .args(arguments)
+            .current_dir(self.path())
+            .env("XDG_STATE_HOME", self.path().join("state"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = format!(
+            "exit code: {}\n--- stdout\n{}--- stderr\n{}",
+            output.status.code().unwrap(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        );
+        text.replace(&self.path().display().to_string(), "FOLDER")
+    }
+}
+
+fn expect(actual: &str, expected: &str) {
+    assert!(actual == expected, "--- expected\n{expected}\n--- but got\n{actual}");
+}
+
+#[test]
+fn a_right_inventory() {
+    let folder = Folder::new();
+    folder.write("inventory.yaml", "nodes: 3\n");
+    expect(
+        &folder.run(&["validate"]),
+        "exit code: 0
+--- stdout
+--- stderr
+inventory.yaml is right
+",
+    );
+    expect(
+        &folder.run(&["validate", "--json"]),
+        "exit code: 0
+--- stdout
+{
+  \"valid\": true,
+  \"problems\": []
+}
+--- stderr
+",
+    );
+}
+
+#[test]
+fn every_mistake_at_once() {
+    let folder = Folder::new();
+    folder.write("sky.yaml", "rign: {}\nnodes: 0\nnodes: 5\nagent: {port: 99999}\n");
+    expect(
+        &folder.run(&["validate", "sky.yaml"]),
+        "exit code: 1
+--- stdout
+--- stderr
+error: sky.yaml:1:1: unknown key `rign`
+  hint: did you mean `ring`?
+error: sky.yaml:2:8: `nodes` must be a whole number from 1 to 1000, or a list of nodes
+error: sky.yaml:3:1: `nodes` is given twice, first in line 2
+  hint: keep one of them
+error: sky.yaml:4:15: `agent.port` must be a whole number from 1 to 65535
+",
+    );
+}
+
+#[test]
+fn broken_yaml() {
+    let folder = Folder::new();
+    folder.write("inventory.yaml", "nodes: [1,\n");
+    let text = folder.run(&["plan"]);
+    assert!(
+        text.starts_with("exit code: 1\n--- stdout\n--- stderr\nerror: inventory.yaml:"),
+        "{text}"
+    );
+    assert!(text.contains(": not YAML: "), "{text}");
+}
+
+#[test]
+fn no_inventory() {
+    expect(
+        &Folder::new().run(&["plan"]),
+        "exit code: 1
+--- stdout
+--- stderr
+error: cannot read the inventory inventory.yaml
+  caused by: No such file or directory (os error 2)
+  hint: name the file as the last argument, or write one; `nodes: 3` is enough
+",
+    );
+}
+
+#[test]
+fn a_plan_says_why_processes() {
+    let folder = Folder::new();
+    folder.write("inventory.yaml", "nodes: 3\n");
+    expect(
+        &folder.run(&["plan"]),
+        "exit code: 2
+--- stdout
+ring sky, provider process (Docker cannot be used: no Docker engine answers (unix:///nonexistent: there is no such socket))
+  + sky-1      127.0.0.1:4321   create, owns 33.3 %
+  + sky-2      127.0.0.1:4322   create, owns 33.3 %
+  + sky-3      127.0.0.1:4323   create, owns 33.3 %
+about 0 copies of keys to move
+--- stderr
+",
+    );
+    assert!(!folder.path().join("state").exists(), "a plan must not change anything");
+}
+
+#[test]
+fn no_permission_on_the_socket_is_said() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    folder.write("inventory.yaml", "provider: docker\nnodes: 3\n");
+    let socket = folder.path().join("docker.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o000)).unwrap();
+    let mut command = Command::new("setpriv");
+    if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+        // Root may use every socket, so it hands the call to somebody who may not. The program is
+        // copied to where that user can read it.
+        let program = folder.path().join("sky-deploy");
+        std::fs::copy(PROGRAM, &program).unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program);
+    } else {
+        command = Command::new(PROGRAM);
+    }
+    command.env("DOCKER_HOST", format!("unix://{}", socket.display()));
+    let text = folder.call(&mut command, &["plan"]);
+    assert!(text.contains("no permission to use the socket"), "{text}");
+    assert!(text.starts_with("exit code: 1\n"), "{text}");
+}
+
+#[test]
+fn docker_is_wanted_and_not_there() {
+    let folder = Folder::new();
+    folder.write("inventory.yaml", "provider: docker\nnodes: 3\n");
+    expect(
+        &folder.run(&["plan"]),
+        "exit code: 1
+--- stdout
+--- stderr
+error: no Docker engine answers (unix:///nonexistent: there is no such socket)
+  hint: DOCKER_HOST names this engine: correct it, or unset it to try the usual sockets
+",
+    );
+}
+
+#[test]
+fn a_missing_ring_is_not_right() {
+    let folder = Folder::new();
+    folder.write("inventory.yaml", "{ring: {name: blue}, nodes: 1}\n");
+    let text = folder.run(&["status", "--json"]);
+    let json = text.split("--- stdout\n").nth(1).unwrap().split("--- stderr").next().unwrap();
+    let status: serde_json::Value = serde_json::from_str(json).unwrap();
+    assert!(text.starts_with("exit code: 1\n"), "{text}");
+    assert_eq!(status["ring"], "blue");
+    assert_eq!(status["right"], false);
+    assert_eq!(status["nodes"][0]["name"], "blue-1");
+    assert_eq!(status["nodes"][0]["state"], "missing");
+    assert_eq!(status["nodes"][0]["url"], "http://127.0.0.1:4321");
+    assert_eq!(status["nodes"][0]["provider"], "process");
+}
+
+#[test]
+fn an_unknown_node() {
+    let folder = Folder::new();
+    folder.write("inventory.yaml", "nodes: 1\n");
+    expect(
+        &folder.run(&["pause", "green"]),
+        "exit code: 1
+--- stdout
+--- stderr
+error: the ring sky has no node green
+  hint: the ring has no nodes; `sky-deploy apply` makes them
+",
+    );
+}
+
+#[test]
+fn usage_errors() {
+    let folder = Folder::new();
+    for arguments in [&["aply"][..], &["kv", "get"], &[], &["apply", "--dashboard", "x"]] {
+        let text = folder.run(arguments);
+        assert!(text.starts_with("exit code: 64\n--- stdout\n--- stderr\n"), "{text}");
+    }
+    assert!(folder.run(&["--version"]).starts_with("exit code: 0\n--- stdout\nsky-deploy "));
+}
+
+#[test]
+fn no_rings_and_nothing_to_destroy() {
+    let folder = Folder::new();
+    folder.write("inventory.yaml", "nodes: 1\n");
+    expect(&folder.run(&["list", "--json"]), "exit code: 0\n--- stdout\n[]\n--- stderr\n");
+    expect(
+        &folder.run(&["destroy"]),
+        "exit code: 0\n--- stdout\n--- stderr\nthere is no ring sky\n",
+    );
+}
+
+#[test]
+fn a_port_in_use_is_named_and_nothing_is_made() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let folder = Folder::new();
+    folder.write("inventory.yaml", &format!("{{nodes: 1, agent: {{port: {port}}}}}\n"));
+    let text = folder.run(&["apply", "--detach"]);
+    let holder = format!("caused by: process {} (", std::process::id());
+    assert!(text.starts_with("exit code: 1\n"), "{text}");
+    assert!(text.contains(&format!("error: sky-1 cannot have port {port}\n")), "{text}");
+    assert!(text.contains(&holder), "{text}");
+    let status = folder.run(&["status"]);
+    assert!(status.contains("sky-1      missing"), "{status}");
+}
+
+#[test]
+fn the_holder_of_the_lock_is_named() {
+    let folder = Folder::new();
+    folder.write("inventory.yaml", "nodes: 1\n");
+    let ring = sky_deploy::state::RingFolder::at(&folder.path().join("state/sky"), "sky");
+    let _lock = ring.lock("apply").unwrap();
+    expect(
+        &folder.run(&["apply", "--detach"]),
+        &format!(
+            "exit code: 1
+--- stdout
+--- stderr
+error: the ring sky is being changed by `sky-deploy apply` (process {})
+  hint: wait until it is done, or end that process
+",
+            std::process::id()
+        ),
+    );
+}
