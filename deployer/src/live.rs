@@ -8,12 +8,11 @@ use futures_util::future::{BoxFuture, FutureExt};
 use sky_chord::Settings;
 
 use crate::commands::{Verb, add_node, carry_out};
-use crate::dashboard::aggregate::{Expected, NodeState};
+use crate::dashboard::aggregate::Expected;
 use crate::dashboard::{self, Action, Actions, RingFacts, Source};
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
 use crate::node::Handle;
-use crate::observe;
 use crate::printer::Printer;
 
 /// Serves the dashboard of a ring until Ctrl-C.
@@ -65,14 +64,7 @@ impl Live {
             id: seen.node.id,
             url: seen.node.url(),
             provider: provider.clone(),
-            state: match seen.state {
-                observe::NodeState::Starting => NodeState::Starting,
-                observe::NodeState::Up => NodeState::Up,
-                observe::NodeState::Paused => NodeState::Paused,
-                observe::NodeState::Draining => NodeState::Draining,
-                observe::NodeState::Down => NodeState::Down,
-                observe::NodeState::Missing => NodeState::Missing,
-            },
+            state: seen.state,
             pid: match &seen.handle {
                 Some(Handle::Pid(pid)) => Some(*pid),
                 _ => None,

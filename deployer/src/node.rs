@@ -105,3 +105,34 @@ pub enum Handle {
     /// A container id.
     Container(String),
 }
+
+/// What a node does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// It runs, and is not yet a member.
+    Starting,
+    /// It is a member.
+    Up,
+    /// It is frozen.
+    Paused,
+    /// It hands over its data, or has done so.
+    Draining,
+    /// It does not run, or does not answer.
+    Down,
+    /// The inventory wants it and it is not there.
+    Missing,
+}
+
+impl std::fmt::Display for NodeState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Starting => "starting",
+            Self::Up => "up",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+            Self::Down => "down",
+            Self::Missing => "missing",
+        })
+    }
+}

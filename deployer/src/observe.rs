@@ -7,6 +7,7 @@ use sky_chord::{Id, Phase, View};
 use crate::client::Client;
 use crate::error::Result;
 use crate::inventory::ProviderKind;
+pub use crate::node::NodeState;
 use crate::node::{Handle, Machine, MachineState, NodeSpec};
 use crate::provider::Provider;
 
@@ -21,37 +22,6 @@ pub struct Sighting {
     pub handle: Option<Handle>,
     /// What it reports; none if it does not answer.
     pub view: Option<View>,
-}
-
-/// What a node does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NodeState {
-    /// It runs, and is not yet a member.
-    Starting,
-    /// It is a member.
-    Up,
-    /// It is frozen.
-    Paused,
-    /// It hands over its data, or has done so.
-    Draining,
-    /// It does not run, or does not answer.
-    Down,
-    /// The inventory wants it and it is not there.
-    Missing,
-}
-
-impl std::fmt::Display for NodeState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Starting => "starting",
-            Self::Up => "up",
-            Self::Paused => "paused",
-            Self::Draining => "draining",
-            Self::Down => "down",
-            Self::Missing => "missing",
-        })
-    }
 }
 
 impl Sighting {

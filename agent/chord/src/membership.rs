@@ -136,7 +136,7 @@ impl Membership {
     }
 
     /// A question to `node` was answered after `rtt`.
-    pub(crate) fn on_answer(&mut self, _ctx: &mut Context, node: &NodeId, rtt: Duration) {
+    pub(crate) fn on_answer(&mut self, node: &NodeId, rtt: Duration) {
         if let Some(known) = self.table.get_mut(node) {
             known.rtt.measured(rtt);
         }
@@ -166,7 +166,7 @@ impl Membership {
     }
 
     /// Answers a ping. The asking node compares the digests.
-    pub(crate) fn on_ping(&mut self, ctx: &mut Context, from: &Peer, call: CallId, _digest: u64) {
+    pub(crate) fn on_ping(&mut self, ctx: &mut Context, from: &Peer, call: CallId) {
         ctx.answer(from, call, Body::Pong { digest: self.digest });
     }
 
@@ -244,7 +244,7 @@ impl Membership {
     }
 
     /// Sets what this node says of itself.
-    pub(crate) fn set_status(&mut self, _ctx: &mut Context, status: MemberStatus) {
+    pub(crate) fn set_status(&mut self, status: MemberStatus) {
         if self.status_of(&self.me) != Some(status) {
             self.assert_myself(status, 0);
             self.changes.push(MemberChange::Status(self.me));

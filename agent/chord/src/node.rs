@@ -238,7 +238,7 @@ impl<R: Records> Node<R> {
     fn leave_when_drained(&mut self) {
         let status = self.members.status_of(&self.ctx.me.node);
         if self.ranges.is_drained() && status == Some(MemberStatus::Leaving) {
-            self.members.set_status(&mut self.ctx, MemberStatus::Left);
+            self.members.set_status(MemberStatus::Left);
             self.members.declare(&mut self.ctx);
             self.ring.leave(&mut self.ctx);
         }
@@ -273,7 +273,7 @@ impl<R: Records> Node<R> {
             self.asked(from, call, body);
         } else if let Some(Call { purpose, sent, .. }) = self.ctx.take_call(&from.node, call) {
             let rtt = self.ctx.now.since(sent);
-            self.members.on_answer(&mut self.ctx, &from.node, rtt);
+            self.members.on_answer(&from.node, rtt);
             self.answered(from, purpose, body);
         }
     }
@@ -336,7 +336,7 @@ impl<R: Records> Node<R> {
     fn asked(&mut self, from: &Peer, call: CallId, body: Body) {
         let Self { ctx, ring, fingers, members, .. } = self;
         match body {
-            Body::Ping { digest } => members.on_ping(ctx, from, call, digest),
+            Body::Ping { .. } => members.on_ping(ctx, from, call),
             Body::Gossip { entries, reply } => members.on_gossip(ctx, from, entries, reply),
             Body::GetNeighbours => ring.on_get_neighbours(ctx, from, call),
             Body::Notify => ring.on_notify(ctx, members, from),
@@ -422,7 +422,7 @@ impl<R: Records> Node<R> {
             Request::LocalKeys { after, limit } => self.local_keys(ticket, after.as_ref(), limit),
             Request::Init { ring } => self.init(ticket, ring),
             Request::Leave => {
-                self.members.set_status(&mut self.ctx, MemberStatus::Leaving);
+                self.members.set_status(MemberStatus::Leaving);
                 self.members.declare(&mut self.ctx);
                 // Who leads a range next should know by then, or it would take this node back.
                 self.ctx.timers.set(Timer::Reconcile, self.ctx.now + Duration::from_millis(50));
@@ -439,7 +439,7 @@ impl<R: Records> Node<R> {
             None => {
                 self.enter(ring);
                 self.ring.found(&mut self.ctx);
-                self.members.set_status(&mut self.ctx, MemberStatus::Up);
+                self.members.set_status(MemberStatus::Up);
                 let (ranges, mut world) = self.data();
                 let seq = ranges.found(&mut world);
                 self.ctx.reply_after(seq, ticket, Reply::Initialized);

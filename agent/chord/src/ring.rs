@@ -389,7 +389,7 @@ impl Ring {
     /// Says that this node is a member, once it is.
     fn announce(&self, ctx: &mut Context, members: &mut Membership) {
         if members.status_of(&ctx.me.node) == Some(MemberStatus::Joining) {
-            members.set_status(ctx, MemberStatus::Up);
+            members.set_status(MemberStatus::Up);
         }
     }
 

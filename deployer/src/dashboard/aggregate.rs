@@ -16,6 +16,7 @@ use sky_chord::{
 };
 
 use super::{RingFacts, Source};
+use crate::node::NodeState;
 
 /// How long an agent may take to report.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -41,24 +42,6 @@ pub(crate) struct Expected {
     pub(crate) pid: Option<u32>,
     /// Its container, where it is one.
     pub(crate) container: Option<String>,
-}
-
-/// The state of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum NodeState {
-    /// It runs, and is on its way into the ring.
-    Starting,
-    /// It runs.
-    Up,
-    /// It is frozen.
-    Paused,
-    /// It hands its data over.
-    Draining,
-    /// It exists and does not run.
-    Down,
-    /// It does not exist.
-    Missing,
 }
 
 /// Everything that the page shows.

@@ -12,8 +12,9 @@ use sky_chord::{
 use tokio::sync::oneshot;
 use warp::Filter;
 
-use super::aggregate::{Aggregator, Expected, NodeState};
+use super::aggregate::{Aggregator, Expected};
 use super::*;
+use crate::node::NodeState;
 
 const TOKEN: &str = "a token of this test";
 

@@ -40,7 +40,7 @@ fn tables_become_equal() {
     let digests: BTreeSet<_> = net.parts.values().map(|part| part.members.digest).collect();
     assert_eq!(digests.len(), 1, "equal tables have one digest");
     net.act(peer(120).node, |part| {
-        part.members.set_status(&mut part.ctx, MemberStatus::Leaving);
+        part.members.set_status(MemberStatus::Leaving);
     });
     net.until("the news is everywhere", Duration::from_secs(2), |net| {
         net.parts
@@ -165,7 +165,7 @@ fn a_rumour_is_believed_without_news_of_ones_own() {
 #[test]
 fn a_node_refutes_what_is_said_of_it() {
     let (mut ctx, mut members) = lone();
-    members.set_status(&mut ctx, MemberStatus::Up);
+    members.set_status(MemberStatus::Up);
     let version = |members: &Membership| members.table[&peer(10).node].entry.version;
     let before = version(&members);
     gossip(&mut ctx, &mut members, entry(10, before, MemberStatus::Suspect));

@@ -88,7 +88,7 @@ impl Part {
         }
         let Self { ctx, members, ring, fingers, .. } = self;
         match body {
-            Body::Ping { digest } => members.on_ping(ctx, from, call, digest),
+            Body::Ping { .. } => members.on_ping(ctx, from, call),
             Body::Gossip { entries, reply } => members.on_gossip(ctx, from, entries, reply),
             Body::GetNeighbours => ring.on_get_neighbours(ctx, from, call),
             Body::Notify => ring.on_notify(ctx, members, from),
@@ -101,7 +101,7 @@ impl Part {
 
     fn answered(&mut self, from: &Peer, asked: Call, body: Body) {
         let Self { ctx, members, ring, lookups, .. } = self;
-        members.on_answer(ctx, &from.node, ctx.now.since(asked.sent));
+        members.on_answer(&from.node, ctx.now.since(asked.sent));
         match (asked.purpose, body) {
             (Purpose::Ping, Body::Pong { digest }) => members.on_pong(ctx, from, digest),
             (Purpose::LookupHop(id), body) => lookups.on_answer(ctx, id, body, members),

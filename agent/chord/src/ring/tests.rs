@@ -150,7 +150,7 @@ fn leaving_ends_with_one_node_that_is_alone() {
     for position in [120, 230] {
         let node = peer(position).node;
         net.act(node, |part| {
-            part.members.set_status(&mut part.ctx, MemberStatus::Left);
+            part.members.set_status(MemberStatus::Left);
             part.ring.leave(&mut part.ctx);
         });
         net.run(secs(2));
