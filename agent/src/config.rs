@@ -32,6 +32,8 @@ pub struct Settings {
     pub secret: Option<Secret>,
     /// What administrative calls over HTTP have to bring; none: nothing but the loopback protects them.
     pub token: Option<Secret>,
+    /// Whether clients have to bring the token too, not only administrators.
+    pub require_token: bool,
     /// Whether the agent never founds a ring by itself.
     pub wait_for_init: bool,
     /// The largest value accepted, in bytes.

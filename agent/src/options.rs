@@ -99,6 +99,9 @@ pub struct Options {
     /// File with the token that administrative HTTP calls must bring
     #[arg(long, value_name = "FILE", env = "SKY_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+    /// Answer nothing about keys and the ring to clients without the token
+    #[arg(long, env = "SKY_REQUIRE_TOKEN", num_args = 0..=1, default_missing_value = "true")]
+    require_token: Option<bool>,
     /// Never found a ring: wait until one is initialized or reached
     #[arg(long, env = "SKY_WAIT_FOR_INIT", num_args = 0..=1, default_missing_value = "true")]
     wait_for_init: Option<bool>,
@@ -180,6 +183,7 @@ impl Options {
             data: self.data.or(other.data),
             secret_file: self.secret_file.or(other.secret_file),
             token_file: self.token_file.or(other.token_file),
+            require_token: self.require_token.or(other.require_token),
             wait_for_init: self.wait_for_init.or(other.wait_for_init),
             log_format: self.log_format.or(other.log_format),
             log: self.log.or(other.log),
@@ -236,6 +240,14 @@ impl Options {
             Some(data) => data,
             None => state_home(&variable)?.join("sky").join(format!("local-{port}")),
         };
+        let token = secret(self.token_file, "SKY_TOKEN", &variable)?;
+        let require_token = self.require_token.unwrap_or(false);
+        if require_token && token.is_none() {
+            return Err(invalid(
+                "clients cannot bring a token, because this agent has none",
+                "Give it one with --token-file or SKY_TOKEN, or leave --require-token out.",
+            ));
+        }
         Ok(Settings {
             name: self.name.unwrap_or_else(|| format!("sky-{port}")),
             ip,
@@ -245,7 +257,8 @@ impl Options {
             id: self.id,
             data,
             secret: secret(self.secret_file, "SKY_SECRET", &variable)?,
-            token: secret(self.token_file, "SKY_TOKEN", &variable)?,
+            token,
+            require_token,
             wait_for_init: self.wait_for_init.unwrap_or(false),
             max_value_bytes,
             disk_reserve: self.disk_reserve.unwrap_or(64 << 20),

@@ -326,3 +326,20 @@ async fn an_agent_without_a_ring_says_so_and_events_tell_of_its_founding() {
     while stream.next().await.is_some_and(|part| part.is_ok()) {}
     assert!(agent.exited().await.success());
 }
+
+#[tokio::test]
+async fn an_agent_may_want_the_token_of_every_client() {
+    let agent = Agent::spawn(&["--require-token"], Some("open sesame")).await;
+    agent.ready().await;
+    refused(agent.put("/kv/a", "1"), Code::Unauthorized).await;
+    refused(agent.put("/kv/a", "1").bearer_auth("guessed"), Code::Unauthorized).await;
+    for path in ["/kv/a", "/kv", "/ring", "/ring?scope=all", "/metrics", "/events", "/lookup/a"] {
+        refused(agent.get(path), Code::Unauthorized).await;
+    }
+    done(agent.put("/kv/a", "1").bearer_auth("open sesame"), StatusCode::CREATED).await;
+    let answer = done(agent.get("/kv/a").bearer_auth("open sesame"), StatusCode::OK).await;
+    assert_eq!(answer.text().await.unwrap(), "1");
+    for path in ["/", "/healthz", "/readyz"] {
+        done(agent.get(path), StatusCode::OK).await;
+    }
+}

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use sky_api::Code;
+use sky_api::{Code, path};
 use warp::http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
 use warp::http::{Method, Request, Version};
 
@@ -79,15 +79,33 @@ pub(super) fn admit(
             Err(Refused::new(Code::Unauthorized, detail).hint(hint))
         };
     };
+    if bears(headers, token) {
+        return Ok(());
+    }
+    let detail = "Administrative calls need the token of the deployment.";
+    Err(Refused::new(Code::Unauthorized, detail).hint(SEND_IT))
+}
+
+const SEND_IT: &str = "Send it as `Authorization: Bearer TOKEN`.";
+
+/// Lets a client's call through if it brings the token, or asks for nothing but whether the agent
+/// works, or for the page, which holds nothing of the ring.
+pub(super) fn admit_client<B>(request: &Request<B>, token: &Secret) -> Result<(), Refused> {
+    let path = request.uri().path();
+    let open = matches!(path, "/" | path::HEALTHZ | path::READYZ) || path.starts_with("/page/");
+    if open || bears(request.headers(), token) {
+        return Ok(());
+    }
+    let detail = "This agent answers only to clients with the token of the deployment.";
+    Err(Refused::new(Code::Unauthorized, detail).hint(SEND_IT))
+}
+
+fn bears(headers: &HeaderMap, token: &Secret) -> bool {
     let offered = headers.get(AUTHORIZATION).and_then(|value| {
         let (scheme, offered) = value.as_bytes().split_at_checked("Bearer ".len())?;
         scheme.eq_ignore_ascii_case(b"Bearer ").then_some(offered)
     });
-    if offered.is_some_and(|offered| token.matches(offered.trim_ascii())) {
-        return Ok(());
-    }
-    let detail = "Administrative calls need the token of the deployment.";
-    Err(Refused::new(Code::Unauthorized, detail).hint("Send it as `Authorization: Bearer TOKEN`."))
+    offered.is_some_and(|offered| token.matches(offered.trim_ascii()))
 }
 
 #[cfg(test)]
@@ -149,6 +167,27 @@ mod tests {
         };
         assert!(ask(Version::HTTP_10));
         assert!(!ask(Version::HTTP_11));
+    }
+
+    #[test]
+    fn clients_bring_the_token_for_everything_but_health_and_the_page() {
+        let token = Secret::new(b"open sesame");
+        let asked = |path: &str, offered: Option<&str>| {
+            let mut request = Request::builder().uri(path);
+            if let Some(offered) = offered {
+                request = request.header(AUTHORIZATION, offered);
+            }
+            admit_client(&request.body(()).unwrap(), &token).is_ok()
+        };
+        for path in ["/", "/page/0123/page.js", "/healthz", "/readyz"] {
+            assert!(asked(path, None), "{path}");
+        }
+        for path in
+            ["/kv/a", "/kv", "/ring", "/ring.dot", "/local", "/events", "/metrics", "/pages"]
+        {
+            assert!(!asked(path, None) && !asked(path, Some("Bearer open")), "{path}");
+            assert!(asked(path, Some("bearer open sesame")), "{path}");
+        }
     }
 
     #[test]

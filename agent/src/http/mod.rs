@@ -58,6 +58,8 @@ pub struct Api {
     handle: Handle,
     max_value_bytes: usize,
     token: Option<Secret>,
+    /// What clients have to bring; none if everyone may ask.
+    client_token: Option<Secret>,
     /// Host names this agent answers to, besides its addresses and `localhost`.
     names: Vec<String>,
     stopping: watch::Receiver<bool>,
@@ -75,6 +77,7 @@ impl Api {
             handle,
             max_value_bytes: settings.max_value_bytes,
             token: settings.token.clone(),
+            client_token: settings.token.clone().filter(|_| settings.require_token),
             names: vec![advertised, settings.name.clone()],
             stopping,
             ids: RequestIds::default(),
@@ -114,7 +117,9 @@ pub async fn serve_connection(api: Arc<Api>, stream: TcpStream, remote: SocketAd
     let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
         let started = Instant::now();
         let method = metrics::method_index(request.method());
-        let admitted = guard::check(&request, &api.names);
+        let admitted = guard::check(&request, &api.names).and_then(|()| {
+            api.client_token.as_ref().map_or(Ok(()), |token| guard::admit_client(&request, token))
+        });
         if request.uri().path().starts_with("/admin/") {
             request.extensions_mut().insert(Remote(remote));
         }

@@ -2,7 +2,7 @@
 
 import { drawCircle, share } from "./circle.js";
 import { showData, startKeys } from "./keys.js";
-import { ask, byId, element, peerLink, row, short } from "./parts.js";
+import { ask, authorization, byId, element, peerLink, row, setToken, short } from "./parts.js";
 
 const EVERY_MS = 2000;
 const EVENTS_KEPT = 100;
@@ -153,8 +153,9 @@ const refresh = async () => {
     byId("main").removeAttribute("aria-busy");
     show();
     await showData();
-  } catch {
-    // The age of what is shown tells; the next turn tries again.
+  } catch (refusal) {
+    // Otherwise the age of what is shown tells; the next turn tries again.
+    if (refusal.status === 401) byId("login").hidden = false;
   }
   running = false;
   showAge();
@@ -197,5 +198,33 @@ startKeys();
 byId("all-fingers").addEventListener("change", () => view && showFingers(view));
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
 setInterval(showAge, 1000);
-new EventSource("/events").addEventListener("message", happened);
+byId("login").addEventListener("submit", (event) => {
+  event.preventDefault();
+  setToken(byId("token").value.trim());
+  byId("token").value = "";
+  byId("login").hidden = true;
+  refresh();
+});
+
+/** Reads the stream of events by hand: an EventSource cannot send the token. */
+const listen = async () => {
+  try {
+    const response = await fetch("/events", { headers: authorization(), cache: "no-store" });
+    if (!response.ok) throw new Error(response.status);
+    let text = "";
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let piece = await reader.read(); !piece.done; piece = await reader.read()) {
+      const messages = (text + piece.value).split("\n\n");
+      text = messages.pop();
+      for (const message of messages) {
+        const data = message.split("\n").filter((line) => line.startsWith("data:"));
+        if (data.length) happened({ data: data.map((line) => line.slice(5)).join("\n") });
+      }
+    }
+  } catch {
+    // The agent is gone or wants a token: asked again below.
+  }
+  setTimeout(listen, EVERY_MS);
+};
+listen();
 refresh();

@@ -27,17 +27,36 @@ export const peerLink = (peer) => {
 
 /** What an answer that is not a success says: the detail and the hint of its problem. */
 export class Refusal extends Error {
-  constructor(message, hint) {
+  constructor(message, hint, status) {
     super(message);
     this.hint = hint;
+    this.status = status;
   }
 }
+
+const TOKEN = "sky-token";
+const given = new URLSearchParams(location.hash.slice(1)).get("token");
+if (given) {
+  sessionStorage.setItem(TOKEN, given);
+  // The token does not stay in the address, where it would be copied and kept.
+  history.replaceState(null, "", location.pathname);
+}
+
+/** Keeps the token for this tab. */
+export const setToken = (token) => sessionStorage.setItem(TOKEN, token);
+
+/** The header that some agents want of every client. */
+export const authorization = () => {
+  const token = sessionStorage.getItem(TOKEN);
+  return token ? { authorization: `Bearer ${token}` } : {};
+};
 
 /** Asks the agent; a refusal becomes an error whose text is for people. */
 export const ask = async (path, options = {}) => {
   let response;
   try {
-    response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(10_000), ...options });
+    const headers = { ...authorization(), ...options.headers };
+    response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(10_000), ...options, headers });
   } catch (error) {
     const late = error.name === "TimeoutError";
     throw new Refusal(late ? "The agent did not answer within 10 seconds." : "The agent cannot be reached.",
@@ -45,5 +64,5 @@ export const ask = async (path, options = {}) => {
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
-  throw new Refusal(problem.detail ?? problem.reason ?? `The agent answered ${response.status}.`, problem.hint);
+  throw new Refusal(problem.detail ?? problem.reason ?? `The agent answered ${response.status}.`, problem.hint, response.status);
 };
