@@ -17,25 +17,29 @@ use crate::{converge, drain};
 
 /// How many nodes are started at once.
 const AT_ONCE: usize = 8;
-/// How long the agents may take to answer for the first time.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// How long the ring may take to become right.
-const RIGHT_WITHIN: Duration = Duration::from_secs(180);
 /// How often agents that do not answer yet are asked.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// Does what the plan says and waits until the ring is right.
 pub async fn carry_out(deployment: &mut Deployment, plan: &Plan, printer: &Printer) -> Result<()> {
     let observed = deployment.observe().await?;
-    let wanted = wanted_nodes(&deployment.inventory, &observed)?;
+    let kind = deployment.provider.kind();
+    let mut wanted = wanted_nodes(&deployment.inventory, kind, &observed)?;
     let starts = |step: &&Step| matches!(step, Step::Create(_) | Step::Start(_));
     let starting: Vec<&NodeSpec> = plan.steps.iter().filter(starts).map(Step::node).collect();
     if !starting.is_empty() {
-        ports::are_free(starting.iter().copied())?;
+        if kind.is_local() {
+            ports::are_free(starting.iter().copied())?;
+        }
         deployment.prepare()?;
         // Nodes that were made before need nothing new.
-        if plan.steps.iter().any(|step| matches!(step, Step::Create(_))) {
-            deployment.provider.check().await?;
+        let created = plan.created();
+        if !created.is_empty() {
+            for prepared in deployment.provider.prepare(&created).await? {
+                if let Some(node) = wanted.iter_mut().find(|node| node.name == prepared.name) {
+                    *node = prepared;
+                }
+            }
         }
     }
     let deployment = &*deployment;
@@ -75,6 +79,8 @@ async fn do_step(
 ) -> Result<()> {
     let done = match step {
         Step::Create(node) | Step::Start(node) => {
+            // As it was prepared: with its address.
+            let node = all.iter().find(|prepared| prepared.name == node.name).unwrap_or(node);
             deployment.start(node, all).await?;
             let done = if matches!(step, Step::Create(_)) { "created" } else { "started" };
             format!("{} {done} at {}", node.name, node.url())
@@ -111,7 +117,8 @@ pub async fn wait_until_right(
         }
         .boxed()
     };
-    let nodes = converge::wait(&ring, RIGHT_WITHIN, replicas, printer, look).await?;
+    let within = deployment.provider.patience().right;
+    let nodes = converge::wait(&ring, within, replicas, printer, look).await?;
     printer.step(Mark::Done, format_args!("{ring} is right: {} nodes", nodes.len()));
     Ok(())
 }
@@ -122,6 +129,7 @@ async fn found(deployment: &Deployment, wanted: &[NodeSpec], printer: &Printer) 
     let names = names(wanted);
     let name = &deployment.inventory.ring.name;
     let begun = std::time::Instant::now();
+    let within = deployment.provider.patience().answer;
     let silent = loop {
         let nodes = deployment.observe().await?;
         if nodes.iter().any(knows_a_ring) {
@@ -132,7 +140,7 @@ async fn found(deployment: &Deployment, wanted: &[NodeSpec], printer: &Printer) 
             nodes.iter().any(|seen| seen.node.name == **name && seen.view.is_some())
         };
         let silent: Vec<String> = names.iter().filter(|name| !answers(name)).cloned().collect();
-        if silent.is_empty() || begun.elapsed() > ANSWER_WITHIN {
+        if silent.is_empty() || begun.elapsed() > within {
             break silent;
         }
         printer.passing(format_args!("waiting for the answer of {}", silent.join(", ")));
@@ -142,7 +150,7 @@ async fn found(deployment: &Deployment, wanted: &[NodeSpec], printer: &Printer) 
         return Err(Error::new(format!(
             "no answer from {} after {} s",
             silent.join(", "),
-            ANSWER_WITHIN.as_secs()
+            within.as_secs()
         ))
         .hint("`sky-deploy logs NODE` may tell why; apply again goes on waiting"));
     }
@@ -157,7 +165,8 @@ async fn found(deployment: &Deployment, wanted: &[NodeSpec], printer: &Printer) 
         .hint("nothing is left to save: `sky-deploy destroy`, then apply again"));
     }
     let first = wanted.first().ok_or_else(|| Error::new("a ring needs a node"))?;
-    deployment.client.init(&first.url(), &record.ring_id).await?;
+    let seen = deployment.find(&first.name).await?;
+    deployment.client.init(&seen.url, &record.ring_id).await?;
     remember_founded(deployment)?;
     printer.step(Mark::Done, format_args!("{} founded the ring {name}", first.name));
     Ok(())

@@ -32,6 +32,14 @@ pub struct Target {
     pub inventory: PathBuf,
 }
 
+/// How what a plan needs is checked beforehand.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct Preflight {
+    /// Go on although quotas, sizes or routes of the cloud do not seem to suffice
+    #[arg(long)]
+    pub skip_preflight: bool,
+}
+
 /// The node and inventory of a command.
 #[derive(Debug, Args)]
 pub struct NodeTarget {
@@ -48,7 +56,14 @@ pub enum Command {
     /// Check an inventory, all mistakes at once
     Validate(Target),
     /// Show what apply would do
-    Plan(Target),
+    Plan {
+        /// Its ring.
+        #[command(flatten)]
+        target: Target,
+        /// Whether it can work at all.
+        #[command(flatten)]
+        preflight: Preflight,
+    },
     /// Make the ring what the inventory says, and show it live until Ctrl-C
     Apply {
         /// Its ring.
@@ -57,6 +72,9 @@ pub enum Command {
         /// Leave as soon as the ring is right, without a dashboard
         #[arg(long, short)]
         detach: bool,
+        /// Whether it can work at all.
+        #[command(flatten)]
+        preflight: Preflight,
         /// Where the dashboard listens
         #[arg(long, value_name = "ADDRESS", default_value_t = DEFAULT_ADDRESS)]
         dashboard: SocketAddr,
@@ -104,6 +122,13 @@ pub enum Command {
     Start(NodeTarget),
     /// Stop a node and start it again
     Restart(NodeTarget),
+    /// Give every node this version of the program, one after the other, and wait in between until
+    /// the ring is right
+    Upgrade(Target),
+    /// Take over a ring that another machine made, or whose folder on this machine is lost
+    Adopt(Target),
+    /// List what carries the ring's mark and no node uses
+    Audit(Target),
     /// Remove the whole ring, and its data
     Destroy {
         /// Its ring.

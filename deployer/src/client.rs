@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use sky_api::{InitRequest, KeyList, LocalKeys, Problem, path};
@@ -10,10 +11,10 @@ use sky_chord::View;
 
 use crate::error::{During, Error, Result};
 
-/// How long an agent on this machine may take to accept a connection.
-const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// How long an agent may take to accept a connection.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// How long an agent may take to report on itself: it only has to read its memory.
-const REPORT_WITHIN: Duration = Duration::from_secs(2);
+const REPORT_WITHIN: Duration = Duration::from_secs(3);
 /// How long a request for a key may take; an agent answers within a few seconds, whatever happens.
 const KEY_WITHIN: Duration = Duration::from_secs(15);
 /// How many keys are asked for at once.
@@ -23,7 +24,18 @@ const PAGE: usize = 1000;
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
-    token: Option<String>,
+}
+
+/// The header that agents want of administrators, and some of every client.
+pub fn bearer(token: Option<&str>) -> Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    if let Some(token) = token {
+        let value = HeaderValue::from_str(&format!("Bearer {token}"));
+        let mut value = value.during(|| "the token of the ring cannot be sent")?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    Ok(headers)
 }
 
 /// What became of a request for a key.
@@ -40,12 +52,13 @@ impl Client {
     /// A client with the token of a deployment.
     pub fn new(token: Option<String>) -> Result<Self> {
         let http = reqwest::Client::builder()
+            .default_headers(bearer(token.as_deref())?)
             .connect_timeout(CONNECT_WITHIN)
             // Agents are never behind a proxy.
             .no_proxy()
             .build()
             .during(|| "cannot make an HTTP client")?;
-        Ok(Self { http, token })
+        Ok(Self { http })
     }
 
     /// What an agent sees.
@@ -111,11 +124,7 @@ impl Client {
     }
 
     fn admin(&self, agent: &str, path: &str) -> RequestBuilder {
-        let request = self.http.post(format!("{agent}{path}")).timeout(KEY_WITHIN);
-        match &self.token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        }
+        self.http.post(format!("{agent}{path}")).timeout(KEY_WITHIN)
     }
 }
 

@@ -30,10 +30,15 @@ pub fn judge(nodes: &[Sighting], replicas: usize) -> Verdict {
     }
     let not_up = nodes.iter().filter(|node| node.state != NodeState::Up);
     let not_up: Vec<String> =
-        not_up.map(|node| format!("{} is {}.", node.node.name, node.state)).collect();
+        not_up.map(|node| format!("{} is {}{}.", node.node.name, node.state, why(node))).collect();
     verdict.right &= not_up.is_empty();
     verdict.problems.splice(0..0, not_up);
     verdict
+}
+
+/// What the provider has to say of a node that is not up.
+fn why(node: &Sighting) -> String {
+    node.note.as_ref().map_or_else(String::new, |note| format!(": {note}"))
 }
 
 /// Who a node is: it says so itself, or the others know, or its position has to do.

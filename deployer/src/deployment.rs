@@ -1,6 +1,7 @@
 //! One ring as this program works with it: its inventory, folder, provider and agents.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use futures_util::stream::StreamExt;
 
@@ -12,6 +13,11 @@ use crate::observe::{self, NodeReport, NodeState, Sighting, StatusReport};
 use crate::provider::{self, Chosen, LogRequest, Provider, Site};
 use crate::state::{RingFolder, RingRecord};
 use crate::{converge, plan};
+
+/// How long agents that run may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How often they are asked meanwhile.
+const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// A ring and everything needed to work with it.
 pub struct Deployment {
@@ -38,7 +44,7 @@ impl Deployment {
             Some(record) => Some(record.provider),
             None => folder.path().join("nodes").exists().then_some(ProviderKind::Process),
         };
-        let site = Site::new(folder.clone(), inventory.agent.clone())?;
+        let site = Site::new(folder.clone(), inventory.agent.clone(), inventory.openstack.clone())?;
         let Chosen { provider, why } = provider::choose(inventory.provider, kept, site).await?;
         let client = Client::new(folder.secrets()?.map(|secrets| secrets.token))?;
         Ok(Self { path: path.to_owned(), inventory, folder, provider, why, client })
@@ -70,7 +76,7 @@ impl Deployment {
     /// The nodes there are, and those that are wanted and not there.
     pub async fn expected(&self) -> Result<Vec<Sighting>> {
         let mut nodes = self.observe().await?;
-        for wanted in plan::wanted_nodes(&self.inventory, &nodes)? {
+        for wanted in plan::wanted_nodes(&self.inventory, self.provider.kind(), &nodes)? {
             if !nodes.iter().any(|seen| seen.node.name == wanted.name) {
                 nodes.push(Sighting::missing(wanted));
             }
@@ -98,7 +104,7 @@ impl Deployment {
 
     /// Starts a node, knowing all the others.
     pub async fn start(&self, node: &NodeSpec, all: &[NodeSpec]) -> Result<()> {
-        self.provider.start(&plan::launch(node, all)).await
+        self.provider.start(&plan::launch(node, all, self.provider.kind())).await
     }
 
     /// How the ring is.
@@ -115,27 +121,44 @@ impl Deployment {
         })
     }
 
-    /// The agents that can be asked about keys, as URLs.
+    /// The agents that can be asked about keys, as URLs. Nodes that run and do not answer at once are
+    /// asked again for a while.
     pub async fn agents(&self) -> Result<Vec<String>> {
-        let nodes = self.observe().await?;
-        let up = nodes.iter().filter(|seen| seen.state == NodeState::Up);
-        let urls: Vec<String> = up.map(|seen| seen.node.url()).collect();
-        if urls.is_empty() {
-            return Err(Error::new(format!(
-                "no node of the ring {} is up",
-                self.inventory.ring.name
-            ))
-            .hint("`sky-deploy status` tells why, `sky-deploy apply` starts what is down"));
+        let begun = Instant::now();
+        loop {
+            let nodes = self.observe().await?;
+            let up = nodes.iter().filter(|seen| seen.state == NodeState::Up);
+            let urls: Vec<String> = up.map(|seen| seen.url.clone()).collect();
+            if !urls.is_empty() {
+                return Ok(urls);
+            }
+            let busy = nodes.iter().any(|seen| seen.handle.is_some());
+            if !busy || begun.elapsed() > ANSWER_WITHIN {
+                return Err(self.none_up(&nodes));
+            }
+            tokio::time::sleep(ASK_EVERY).await;
         }
-        Ok(urls)
     }
 
-    /// An error with the last words of nodes that should run and do not.
+    fn none_up(&self, nodes: &[Sighting]) -> Error {
+        let error = Error::new(format!("no node of the ring {} is up", self.inventory.ring.name));
+        let noted = nodes.iter().filter_map(|seen| Some((&seen.node.name, seen.note.as_ref()?)));
+        noted
+            .fold(error, |error, (name, note)| error.because(format!("{name}: {note}")))
+            .hint("`sky-deploy status` tells why, `sky-deploy apply` starts what is down")
+    }
+
+    /// An error for nodes that should be there and are not, with the last words of agents that ended.
     pub async fn refuse_dead(&self, nodes: &[Sighting], names: &[String]) -> Result<()> {
         let mut problems = Vec::new();
-        for seen in nodes {
+        for seen in nodes.iter().filter(|seen| names.contains(&seen.node.name)) {
             let name = &seen.node.name;
-            if !names.contains(name) || seen.state != NodeState::Down || seen.handle.is_some() {
+            if seen.state == NodeState::Missing {
+                let mut problem = Problem::new(format!("the machine of {name} is gone"));
+                problem.hint = Some("the same command again makes it anew".to_owned());
+                problems.push(problem);
+            }
+            if seen.state != NodeState::Down || seen.handle.is_some() {
                 continue;
             }
             let mut problem = Problem::new(format!("the agent of {name} has ended"));

@@ -38,6 +38,9 @@ pub async fn remove(deployment: &Deployment, name: &str, printer: &Printer) -> R
 /// then the others must hold everything without it.
 pub async fn drain(deployment: &Deployment, name: &str, printer: &Printer) -> Result<()> {
     let mut seen = deployment.find(name).await?;
+    if seen.state == NodeState::Missing {
+        return Ok(()); // Only its place is there.
+    }
     if seen.state == NodeState::Paused {
         deployment.provider.unpause(name).await?;
         seen = deployment.find(name).await?;
@@ -53,7 +56,7 @@ pub async fn drain(deployment: &Deployment, name: &str, printer: &Printer) -> Re
         return Err(Error::new(format!("{name} is the last node: nobody could take its data"))
             .hint("`sky-deploy destroy` removes the whole ring"));
     }
-    let agent = seen.node.url();
+    let agent = seen.url.clone();
     let mut held: BTreeSet<String> =
         deployment.client.local_keys(&agent).await?.into_iter().collect();
     if view.phase != Phase::Drained {
@@ -66,7 +69,7 @@ pub async fn drain(deployment: &Deployment, name: &str, printer: &Printer) -> Re
     let agents: Vec<String> = others
         .iter()
         .filter(|other| other.state == NodeState::Up)
-        .map(|other| other.node.url())
+        .map(|other| other.url.clone())
         .collect();
     read_back(deployment, name, &agents, &held, printer).await
 }

@@ -51,6 +51,15 @@ impl Error {
         Self { problems: vec![problem] }
     }
 
+    /// Adds a cause to the last problem.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        if let Some(last) = self.problems.last_mut() {
+            last.causes.push(cause.into());
+        }
+        self
+    }
+
     /// Adds what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -58,6 +67,15 @@ impl Error {
             last.hint = Some(hint.into());
         }
         self
+    }
+
+    /// What happened and the innermost reason, in a clause.
+    pub fn brief(&self) -> String {
+        let Some(problem) = self.problems.first() else { return String::new() };
+        match problem.causes.last() {
+            Some(cause) => format!("{}: {cause}", problem.what),
+            None => problem.what.clone(),
+        }
     }
 
     /// The error of several problems; none if there are none.

@@ -21,6 +21,8 @@ pub mod inventory;
 pub mod live;
 pub mod node;
 pub mod observe;
+pub mod outlook;
+mod placement;
 pub mod plan;
 pub mod printer;
 pub mod provider;

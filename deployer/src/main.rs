@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         }
     };
     let printer = Printer::from_environment();
+    printer.warnings();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -1,5 +1,7 @@
 //! What a node is: the values that plans, providers and reports have in common.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use serde::{Deserialize, Serialize};
 use sky_chord::Id;
 
@@ -12,26 +14,37 @@ pub struct NodeSpec {
     pub name: String,
     /// Its position on the circle.
     pub id: Id,
-    /// Its port, on the loopback address.
+    /// The address its agent listens on and tells the others; none until it has one.
+    #[serde(default = "loopback")]
+    pub host: Option<IpAddr>,
+    /// Its port.
     pub port: u16,
     /// What it shares with others when something fails.
     pub zone: Option<String>,
 }
 
 impl NodeSpec {
-    /// Where it listens: `127.0.0.1:4321`.
+    /// Where it listens: `127.0.0.1:4321`; only `:4321` while it has no address.
     pub fn address(&self) -> String {
-        format!("{LOOPBACK}:{}", self.port)
+        match self.host {
+            Some(host) => std::net::SocketAddr::new(host, self.port).to_string(),
+            None => format!(":{}", self.port),
+        }
     }
 
-    /// Where its page is.
+    /// Where its page is for whoever reaches its address.
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
     }
 }
 
 /// The address local agents listen on.
-pub const LOOPBACK: &str = "127.0.0.1";
+pub const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// For records from before nodes had addresses.
+const fn loopback() -> Option<IpAddr> {
+    Some(LOOPBACK)
+}
 
 /// A node that is to run, and whom it asks about the ring.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +53,9 @@ pub struct Launch {
     pub node: NodeSpec,
     /// The addresses of all other nodes.
     pub join: Vec<String>,
+    /// Whether clients must bring the deployment's token, because others than this machine's users can
+    /// reach the agent.
+    pub require_token: bool,
 }
 
 impl Launch {
@@ -49,12 +65,16 @@ impl Launch {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
         };
-        // The inventory was checked: the default stands for what cannot be.
-        let repair_after = parse_duration(&agent.repair_after).map_or(10, |time| time.as_secs());
+        let repair_after = match parse_duration(&agent.repair_after) {
+            Some(time) => time.as_secs(),
+            // Machines of a cloud take longer to come back than processes.
+            None if self.node.host.is_some_and(|host| !host.is_loopback()) => 120,
+            None => 10,
+        };
         let mut arguments = vec!["--wait-for-init".to_owned()];
         for (flag, value) in [
             ("--name", self.node.name.clone()),
-            ("--ip", LOOPBACK.to_owned()),
+            ("--ip", self.node.host.unwrap_or(LOOPBACK).to_string()),
             ("--port", self.node.port.to_string()),
             ("--id", self.node.id.to_string()),
             ("--data", data.to_owned()),
@@ -63,6 +83,9 @@ impl Launch {
             ("--max-value-bytes", agent.max_value_bytes.to_string()),
         ] {
             arguments.extend([flag.to_owned(), value]);
+        }
+        if self.require_token {
+            arguments.push("--require-token".to_owned());
         }
         if !self.join.is_empty() {
             arguments.extend(["--join".to_owned(), self.join.join(",")]);
@@ -80,6 +103,17 @@ pub struct Machine {
     pub state: MachineState,
     /// How the provider calls it; none if only its data is there.
     pub handle: Option<Handle>,
+    /// Where this program reaches its agent, which may be another address than the other agents use.
+    pub url: String,
+    /// What the provider says of it beyond its state, as a clause.
+    pub note: Option<String>,
+}
+
+impl Machine {
+    /// A machine whose agent is reached where it listens.
+    pub fn near(node: NodeSpec, state: MachineState, handle: Option<Handle>) -> Self {
+        Self { url: node.url(), node, state, handle, note: None }
+    }
 }
 
 /// What a machine does.
@@ -94,6 +128,8 @@ pub enum MachineState {
     Paused,
     /// It does not run; its data is there.
     Stopped,
+    /// There is neither a machine nor data, only its place: an address that was prepared.
+    Absent,
 }
 
 /// How a provider calls a machine.
@@ -104,6 +140,8 @@ pub enum Handle {
     Pid(u32),
     /// A container id.
     Container(String),
+    /// The id of a server of a cloud.
+    Server(String),
 }
 
 /// What a node does.

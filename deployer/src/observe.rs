@@ -8,7 +8,7 @@ use crate::client::Client;
 use crate::error::Result;
 use crate::inventory::ProviderKind;
 pub use crate::node::NodeState;
-use crate::node::{Handle, Machine, MachineState, NodeSpec};
+use crate::node::{Handle, LOOPBACK, Machine, MachineState, NodeSpec};
 use crate::provider::Provider;
 
 /// A node as it is found: its machine, and its own report.
@@ -22,6 +22,10 @@ pub struct Sighting {
     pub handle: Option<Handle>,
     /// What it reports; none if it does not answer.
     pub view: Option<View>,
+    /// Where this program reaches its agent.
+    pub url: String,
+    /// What the provider says of it beyond its state, as a clause.
+    pub note: Option<String>,
 }
 
 impl Sighting {
@@ -30,6 +34,7 @@ impl Sighting {
         let view = view.filter(|view| view.me.node.position == machine.node.id);
         let state = match (machine.state, &view) {
             (MachineState::Stopped, _) => NodeState::Down,
+            (MachineState::Absent, _) => NodeState::Missing,
             (MachineState::Paused, _) => NodeState::Paused,
             (MachineState::Running { young }, None) => {
                 if young {
@@ -44,7 +49,8 @@ impl Sighting {
                 Phase::Leaving | Phase::Drained => NodeState::Draining,
             },
         };
-        Self { node: machine.node, state, handle: machine.handle, view }
+        let Machine { node, handle, url, note, .. } = machine;
+        Self { node, state, handle, view, url, note }
     }
 
     /// Whether it has handed over everything and is no member any more.
@@ -52,9 +58,20 @@ impl Sighting {
         self.view.as_ref().is_some_and(|view| view.phase == Phase::Drained)
     }
 
+    /// Where its agent is for others than this process, which may have a passage of its own to it.
+    pub fn public_url(&self) -> String {
+        let passage = self.url.starts_with("http://127.") && self.node.host != Some(LOOPBACK);
+        match self.node.host {
+            Some(_) if passage => self.node.url(),
+            Some(_) => self.url.clone(),
+            None => String::new(),
+        }
+    }
+
     /// A node that is wanted and not there.
-    pub const fn missing(node: NodeSpec) -> Self {
-        Self { node, state: NodeState::Missing, handle: None, view: None }
+    pub fn missing(node: NodeSpec) -> Self {
+        let (url, state) = (node.url(), NodeState::Missing);
+        Self { url, node, state, handle: None, view: None, note: None }
     }
 }
 
@@ -63,8 +80,8 @@ pub async fn observe(provider: &dyn Provider, client: &Client) -> Result<Vec<Sig
     let machines = provider.observe().await?;
     let views = machines.iter().map(|machine| async {
         match machine.state {
-            MachineState::Running { .. } => client.view(&machine.node.url()).await.ok(),
-            MachineState::Paused | MachineState::Stopped => None,
+            MachineState::Running { .. } => client.view(&machine.url).await.ok(),
+            MachineState::Paused | MachineState::Stopped | MachineState::Absent => None,
         }
     });
     let views = join_all(views).await;
@@ -97,13 +114,16 @@ pub struct NodeReport {
     pub name: String,
     /// Its position on the circle, 40 hexadecimal digits.
     pub id: Id,
-    /// Where it serves clients, and its page.
+    /// Where it serves clients, and its page; empty while it has no address.
     pub url: String,
     /// What it does.
     pub state: NodeState,
     /// Where it lives.
     pub provider: ProviderKind,
-    /// `pid` or `container`; neither if it does not run.
+    /// What the provider says of it beyond its state; none if there is nothing to say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// `pid`, `container` or `server`; none if it does not run.
     #[serde(flatten)]
     pub handle: Option<Handle>,
     /// How many keys it owns; none if it does not answer.
@@ -116,9 +136,10 @@ impl NodeReport {
         Self {
             name: sighting.node.name.clone(),
             id: sighting.node.id,
-            url: sighting.node.url(),
+            url: sighting.public_url(),
             state: sighting.state,
             provider,
+            note: sighting.note.clone(),
             handle: sighting.handle.clone(),
             keys: sighting.view.as_ref().map(|view| view.keys.owned),
         }

@@ -1,15 +1,17 @@
 //! What has to be done: a pure function of the inventory and of what was observed. It leaves nothing
 //! for the execution to decide.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use sky_chord::Id;
 
 use crate::error::{Error, Problem, Result};
 use crate::inventory::{Inventory, NodeEntry, Nodes, ProviderKind, node_name};
-use crate::node::{Launch, NodeSpec};
+use crate::node::{LOOPBACK, Launch, NodeSpec};
 use crate::observe::{NodeState, Sighting};
+use crate::outlook::{Outlook, Quota, Resource};
+use crate::placement::{arc_length, arcs, even_position, members, widest_gap, zones};
 
 /// The whole plan for one ring.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,6 +28,10 @@ pub struct Plan {
     pub shares: Vec<Share>,
     /// About how many copies of keys go over the network.
     pub keys_to_move: u64,
+    /// What is made beside the nodes.
+    pub resources: Vec<Resource>,
+    /// What the plan takes of quotas.
+    pub quotas: Vec<Quota>,
     /// What the user should know before saying yes.
     pub warnings: Vec<String>,
 }
@@ -78,9 +84,27 @@ impl Plan {
         self.steps.is_empty()
     }
 
-    /// Whether a person must agree: something is taken away.
+    /// Whether a person must agree: something is taken away, or made that is not on this machine.
     pub fn asks(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step, Step::Remove(_)))
+        let elsewhere = !self.provider.is_local();
+        self.steps.iter().any(|step| {
+            matches!(step, Step::Remove(_)) || (elsewhere && matches!(step, Step::Create(_)))
+        })
+    }
+
+    /// The nodes that are made.
+    pub fn created(&self) -> Vec<NodeSpec> {
+        let created = self.steps.iter().filter(|step| matches!(step, Step::Create(_)));
+        created.map(|step| step.node().clone()).collect()
+    }
+
+    /// Adds what the provider knows of the plan.
+    #[must_use]
+    pub fn with(mut self, outlook: Outlook) -> Self {
+        self.resources = outlook.resources;
+        self.quotas = outlook.quotas;
+        self.warnings.extend(outlook.warnings);
+        self
     }
 }
 
@@ -91,7 +115,7 @@ pub fn plan(
     why: &str,
     observed: &[Sighting],
 ) -> Result<Plan> {
-    let wanted = wanted_nodes(inventory, observed)?;
+    let wanted = wanted_nodes(inventory, provider, observed)?;
     let is_wanted = |name: &str| wanted.iter().any(|node| node.name == name);
     let mut steps = Vec::new();
     for node in &wanted {
@@ -130,26 +154,36 @@ pub fn plan(
             inventory.ring.replicas
         ));
     }
+    // What has only a place owns nothing yet.
+    let there = observed.iter().filter(|seen| seen.state != NodeState::Missing);
+    let there: Vec<Sighting> = there.cloned().collect();
     Ok(Plan {
         ring: inventory.ring.name.clone(),
         provider,
         why: why.to_owned(),
         steps,
-        shares: shares(&wanted, observed),
-        keys_to_move: keys_to_move(&wanted, observed, inventory.ring.replicas),
+        shares: shares(&wanted, &there),
+        keys_to_move: keys_to_move(&wanted, &there, inventory.ring.replicas),
+        resources: Vec::new(),
+        quotas: Vec::new(),
         warnings,
     })
 }
 
 /// What `node` is started with: it knows all the others.
-pub fn launch(node: &NodeSpec, all: &[NodeSpec]) -> Launch {
+pub fn launch(node: &NodeSpec, all: &[NodeSpec], provider: ProviderKind) -> Launch {
     let others = all.iter().filter(|other| other.name != node.name);
-    Launch { node: node.clone(), join: others.map(NodeSpec::address).collect() }
+    let join = others.map(NodeSpec::address).collect();
+    Launch { node: node.clone(), join, require_token: !provider.is_local() }
 }
 
 /// The nodes the inventory wants, each with a name, a position and a port. Those that exist keep
 /// theirs.
-pub fn wanted_nodes(inventory: &Inventory, observed: &[Sighting]) -> Result<Vec<NodeSpec>> {
+pub fn wanted_nodes(
+    inventory: &Inventory,
+    provider: ProviderKind,
+    observed: &[Sighting],
+) -> Result<Vec<NodeSpec>> {
     let ring = &inventory.ring.name;
     let entries = inventory.listed().unwrap_or_else(|| match inventory.nodes {
         Nodes::Count(count) => counted(ring, count, observed),
@@ -184,21 +218,27 @@ pub fn wanted_nodes(inventory: &Inventory, observed: &[Sighting]) -> Result<Vec<
     ids.extend(wanted.iter().filter_map(|(entry, _)| entry.id));
     let mut ports: BTreeSet<u16> = observed.iter().map(|seen| seen.node.port).collect();
     ports.extend(wanted.iter().filter_map(|(entry, _)| entry.port));
-    let even = ids.is_empty();
+    // A ring that is made in pieces is as balanced as one that is made at once.
     let total = wanted.len();
+    let mut even: BTreeSet<Id> = (0..total).map(|place| even_position(place, total)).collect();
+    let is_even = ids.is_subset(&even);
+    even.retain(|id| is_even && !ids.contains(id));
     let mut nodes = Vec::new();
-    for (place, (entry, existing)) in wanted.into_iter().enumerate() {
+    for (entry, existing) in wanted {
         let name = entry.name.unwrap_or_default();
         let node = match existing {
             Some(node) => node,
             None => NodeSpec {
                 id: entry.id.unwrap_or_else(|| {
-                    let id = if even { even_position(place, total) } else { widest_gap(&ids) };
+                    let id = even.pop_first().unwrap_or_else(|| widest_gap(&ids));
                     ids.insert(id);
                     id
                 }),
+                host: provider.is_local().then_some(LOOPBACK),
                 port: match entry.port {
                     Some(port) => port,
+                    // A machine of its own has all its ports free.
+                    None if !provider.is_local() => inventory.agent.port,
                     None => free_port(inventory.agent.port, &mut ports)?,
                 },
                 zone: entry.zone,
@@ -207,7 +247,22 @@ pub fn wanted_nodes(inventory: &Inventory, observed: &[Sighting]) -> Result<Vec<
         };
         nodes.push(node);
     }
+    if provider == ProviderKind::Openstack {
+        place_in_zones(&mut nodes, observed, &inventory.openstack.availability_zones);
+    }
     Ok(nodes)
+}
+
+/// Gives new nodes that name no zone one of the cloud, alternating along the ring.
+fn place_in_zones(nodes: &mut [NodeSpec], observed: &[Sighting], names: &[String]) {
+    let all = nodes.iter().chain(observed.iter().map(|seen| &seen.node));
+    let given: BTreeMap<Id, String> =
+        all.filter_map(|node| Some((node.id, node.zone.clone()?))).collect();
+    let placed = zones(&nodes.iter().map(|node| node.id).collect(), &given, names);
+    let is_new = |node: &&mut NodeSpec| observed.iter().all(|seen| seen.node.name != node.name);
+    for node in nodes.iter_mut().filter(is_new) {
+        node.zone = placed.get(&node.id).cloned();
+    }
 }
 
 /// The entries behind `nodes: N`: those that exist, lowest numbers first, and new ones with the
@@ -235,40 +290,6 @@ fn free_port(first: u16, ports: &mut BTreeSet<u16>) -> Result<u16> {
     Ok(free)
 }
 
-/// The middle of the `place`-th of `total` equal parts of the circle.
-fn even_position(place: usize, total: usize) -> Id {
-    // Long division of (2 place + 1) 2^160 by 2 total, digit by digit.
-    let divisor = 2 * total as u64;
-    let mut rest = 2 * place as u64 + 1;
-    let mut bytes = [0; 20];
-    for byte in &mut bytes {
-        let digit = (rest << 8) / divisor;
-        rest = (rest << 8) % divisor;
-        *byte = digit as u8;
-    }
-    Id::from_bytes(bytes)
-}
-
-/// The middle of the widest arc between two of the positions.
-fn widest_gap(ids: &BTreeSet<Id>) -> Id {
-    let arcs = arcs(ids);
-    // The first of equals, so that the same state always gives the same plan.
-    let widest = arcs.iter().rev().max_by_key(|(from, to)| arc_length(*from, *to));
-    widest.map_or(Id::MAX.half(), |(from, to)| from.plus(arc_length(*from, *to).half()))
-}
-
-/// The arcs between neighbours, each as (predecessor, position).
-fn arcs(ids: &BTreeSet<Id>) -> Vec<(Id, Id)> {
-    let last = ids.last().copied();
-    let before = last.into_iter().chain(ids.iter().copied());
-    before.zip(ids.iter().copied()).collect()
-}
-
-/// The length of the arc (from, to]; that of the whole circle, short of one point, if they are equal.
-fn arc_length(from: Id, to: Id) -> Id {
-    if from == to { Id::MAX } else { from.distance_to(to) }
-}
-
 fn shares(wanted: &[NodeSpec], observed: &[Sighting]) -> Vec<Share> {
     let before: BTreeSet<Id> = observed.iter().map(|seen| seen.node.id).collect();
     let after: BTreeSet<Id> = wanted.iter().map(|node| node.id).collect();
@@ -289,21 +310,6 @@ fn shares(wanted: &[NodeSpec], observed: &[Sighting]) -> Vec<Share> {
         .collect();
     shares.sort_by_key(|share| share.id);
     shares
-}
-
-/// The members of the range that ends with `owner`: the owner and its neighbours, alternating.
-fn members(ids: &BTreeSet<Id>, owner: Id, replicas: usize) -> BTreeSet<Id> {
-    let forward = ids.range(owner..).chain(ids.range(..owner)).skip(1);
-    let backward = ids.range(..owner).rev().chain(ids.range(owner..).rev());
-    let neighbours = backward.zip(forward).flat_map(|(before, after)| [*before, *after]);
-    let mut members = BTreeSet::from([owner]);
-    for neighbour in neighbours {
-        if members.len() >= replicas {
-            break;
-        }
-        members.insert(neighbour);
-    }
-    members
 }
 
 /// An estimate from the keys each node owns now: every piece of the circle is copied to the members
@@ -342,7 +348,14 @@ mod tests {
     }
 
     fn seen(node: &NodeSpec, state: NodeState) -> Sighting {
-        Sighting { node: node.clone(), state, handle: Some(Handle::Pid(1)), view: None }
+        Sighting {
+            node: node.clone(),
+            state,
+            handle: Some(Handle::Pid(1)),
+            view: None,
+            url: node.url(),
+            note: None,
+        }
     }
 
     fn planned(text: &str, observed: &[Sighting]) -> Plan {
@@ -351,7 +364,7 @@ mod tests {
 
     /// The ring of an inventory, as it is after an apply.
     fn applied(text: &str, observed: &[Sighting]) -> Vec<Sighting> {
-        let wanted = wanted_nodes(&inventory(text), observed).unwrap();
+        let wanted = wanted_nodes(&inventory(text), ProviderKind::Process, observed).unwrap();
         wanted.iter().map(|node| seen(node, NodeState::Up)).collect()
     }
 
@@ -385,6 +398,23 @@ mod tests {
         assert!(plan.shares.iter().all(|share| (share.after.unwrap() - 1.0 / 6.0).abs() < 1e-9));
         let six = applied("nodes: 6", &three);
         assert!(three.iter().all(|old| six.iter().any(|new| new.node == old.node)));
+    }
+
+    #[test]
+    fn a_ring_made_in_pieces_is_balanced() {
+        let all = applied("nodes: 3", &[]);
+        for missing in 0..3 {
+            let mut nodes = all.clone();
+            nodes.remove(missing);
+            let mut again = applied("nodes: 3", &nodes);
+            again.sort_by(|a, b| a.node.name.cmp(&b.node.name));
+            assert!(again.iter().zip(&all).all(|(a, b)| a.node.id == b.node.id), "{again:?}");
+        }
+        let mut nodes = all.clone();
+        nodes[1].state = NodeState::Missing;
+        let plan = planned("nodes: 3", &nodes);
+        assert!(matches!(&plan.steps[..], [Step::Create(node)] if node.id == all[1].node.id));
+        assert_eq!(plan.shares[1].before, None);
     }
 
     #[test]
@@ -428,15 +458,5 @@ mod tests {
         assert!(planned("nodes: 2", &[]).warnings[0].contains("2 of 3 nodes"));
         let late = inventory("{nodes: 3, agent: {port: 65534}}");
         assert!(plan(&late, ProviderKind::Process, "", &[]).is_err());
-    }
-
-    #[test]
-    fn members_are_the_owner_and_its_neighbours() {
-        let ids: BTreeSet<Id> = [1, 2, 3, 4, 5].map(Id::small).into();
-        let of = |owner, replicas| members(&ids, Id::small(owner), replicas);
-        assert_eq!(of(1, 3), [5, 1, 2].map(Id::small).into());
-        assert_eq!(of(5, 3), [4, 5, 1].map(Id::small).into());
-        assert_eq!(of(3, 5), ids);
-        assert_eq!(of(3, 9), ids);
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::io::{BufRead, IsTerminal, Write};
 
+use tracing_subscriber::EnvFilter;
+
 use crate::error::Error;
 
 /// Where output goes, and how it is dressed.
@@ -30,6 +32,20 @@ impl Printer {
         let terminal = std::io::stderr().is_terminal();
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self { color: terminal && wanted, terminal }
+    }
+
+    /// Shows what modules that do not print warn of; `SKY_LOG=debug` shows more.
+    pub fn warnings(self) {
+        let level = std::env::var("SKY_LOG").unwrap_or_else(|_| "warn".to_owned());
+        let filter = EnvFilter::new(format!("error,sky_deploy={level}"));
+        let shown = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(self.color)
+            .with_target(false)
+            .without_time();
+        // Fails only where something is installed already.
+        let _ = shown.try_init();
     }
 
     /// Data, for people and pipes: one line on stdout.

@@ -136,6 +136,12 @@ impl RingFolder {
         Ok(Secrets { secret: keep("secret", given)?, token: keep("token", None)? })
     }
 
+    /// Writes down secrets that were found again.
+    pub fn keep_secrets(&self, secrets: &Secrets) -> Result<()> {
+        write_private(&self.path.join("secret"), secrets.secret.as_bytes())?;
+        write_private(&self.path.join("token"), secrets.token.as_bytes())
+    }
+
     /// Takes the lock of the ring for `command`, or says who has it.
     pub fn lock(&self, command: &str) -> Result<Lock> {
         self.create()?;

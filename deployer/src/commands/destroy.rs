@@ -18,7 +18,9 @@ pub(super) async fn run(context: &Context<'_>, path: &Path, keep_data: bool) -> 
     let printer = context.printer;
     let ring = &deployment.inventory.ring.name;
     let nodes = deployment.provider.observe().await?;
-    if nodes.is_empty() && !deployment.folder.path().exists() {
+    let nothing = nodes.is_empty() && !deployment.folder.path().exists();
+    // An interrupted apply may have made what nodes share, and no node yet.
+    if nothing && deployment.provider.leftovers().await?.is_empty() {
         printer.say(format_args!("there is no ring {ring}"));
         return Ok(ExitCode::SUCCESS);
     }
@@ -35,8 +37,17 @@ pub(super) async fn run(context: &Context<'_>, path: &Path, keep_data: bool) -> 
     });
     // One that cannot be removed does not keep the others.
     let results: Vec<Result<()>> = results.buffer_unordered(AT_ONCE).collect().await;
-    let failed: Vec<_> =
+    let mut failed: Vec<_> =
         results.into_iter().filter_map(Result::err).flat_map(|error| error.problems).collect();
+    if !failed.is_empty() && !keep_data && !deployment.provider.kind().is_local() {
+        // The rest goes all the same, and perhaps what could not be removed before.
+        let cleared = deployment.provider.clear().await;
+        let left = deployment.provider.observe().await?;
+        if left.iter().all(|machine| machine.handle.is_none()) {
+            failed.clear();
+        }
+        failed.extend(cleared.err().into_iter().flat_map(|error| error.problems));
+    }
     Error::of(failed).map_or(Ok(()), Err)?;
     if keep_data {
         printer.say(format_args!(

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::error::Result;
-use crate::inventory::{Agent, ProviderChoice, ProviderKind};
+use crate::inventory::{Agent, Openstack, ProviderChoice, ProviderKind};
 use crate::provider::{self, Site};
 use crate::state::RingFolder;
 
@@ -24,7 +24,7 @@ pub(super) async fn run(context: &Context<'_>) -> Result<ExitCode> {
     for folder in RingFolder::all()? {
         let Some(record) = folder.record()? else { continue };
         let kept = Some(record.provider);
-        let site = Site::new(folder.clone(), Agent::default())?;
+        let site = Site::new(folder.clone(), Agent::default(), Openstack::default())?;
         let nodes = match provider::choose(ProviderChoice::Auto, kept, site).await {
             Ok(chosen) => chosen.provider.observe().await.ok().map(|nodes| nodes.len()),
             Err(_) => None,

@@ -1,6 +1,8 @@
 //! The commands, a file for each kind: they open a ring, do one thing, and say so.
 
+mod adopt;
 mod apply;
+mod audit;
 mod destroy;
 mod kv;
 mod list;
@@ -9,6 +11,7 @@ mod node;
 mod plan;
 mod scale;
 mod status;
+mod upgrade;
 mod validate;
 
 use std::process::ExitCode;
@@ -76,9 +79,11 @@ async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 async fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode> {
     match command {
         Command::Validate(target) => validate::run(context, &target.inventory),
-        Command::Plan(target) => plan::run(context, &target.inventory).await,
-        Command::Apply { target, detach, dashboard } => {
-            interruptible(apply::run(context, &target.inventory)).await?;
+        Command::Plan { target, preflight } => {
+            plan::run(context, &target.inventory, preflight).await
+        }
+        Command::Apply { target, detach, preflight, dashboard } => {
+            interruptible(apply::run(context, &target.inventory, preflight)).await?;
             if detach {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -102,6 +107,9 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode> {
         Command::Stop(target) => node::run(context, Verb::Stop, &target).await,
         Command::Start(target) => node::run(context, Verb::Start, &target).await,
         Command::Restart(target) => interruptible(node::run(context, Verb::Restart, &target)).await,
+        Command::Upgrade(target) => interruptible(upgrade::run(context, &target.inventory)).await,
+        Command::Adopt(target) => adopt::run(context, &target.inventory).await,
+        Command::Audit(target) => audit::run(context, &target.inventory).await,
         Command::Destroy { target, keep_data } => {
             interruptible(destroy::run(context, &target.inventory, keep_data)).await
         }

@@ -80,13 +80,13 @@ pub(crate) async fn carry_out(
         }
         Verb::Start => {
             start(deployment, &seen).await?;
-            format!("{name} is started at {}", seen.node.url())
+            format!("{name} is started at {}", seen.public_url())
         }
         Verb::Restart => {
             provider.stop(name).await?;
             let seen = deployment.find(name).await?;
             start(deployment, &seen).await?;
-            format!("{name} is started again at {}", seen.node.url())
+            format!("{name} is started again at {}", seen.public_url())
         }
     })
 }
@@ -97,7 +97,7 @@ async fn start(deployment: &Deployment, seen: &Sighting) -> Result<()> {
         return Err(Error::new(format!("{name} is paused"))
             .hint(format!("`sky-deploy unpause {name}` lets it go on")));
     }
-    if seen.handle.is_none() {
+    if seen.handle.is_none() && deployment.provider.kind().is_local() {
         ports::are_free([&seen.node])?;
     }
     let nodes = deployment.observe().await?;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::Context;
+use crate::cli::Preflight;
 use crate::deployment::Deployment;
 use crate::error::Result;
 use crate::plan::{Plan, Share, Step};
@@ -11,9 +12,13 @@ use crate::plan::{Plan, Share, Step};
 /// There is something to do.
 const CHANGES: u8 = 2;
 
-pub(super) async fn run(context: &Context<'_>, path: &Path) -> Result<ExitCode> {
+pub(super) async fn run(
+    context: &Context<'_>,
+    path: &Path,
+    preflight: Preflight,
+) -> Result<ExitCode> {
     let deployment = Deployment::open(path).await?;
-    let plan = make(&deployment).await?;
+    let plan = make(&deployment, preflight).await?;
     if context.json {
         context.json(&plan)?;
     } else {
@@ -25,10 +30,18 @@ pub(super) async fn run(context: &Context<'_>, path: &Path) -> Result<ExitCode> 
 }
 
 /// The plan for a ring as it is now.
-pub(super) async fn make(deployment: &Deployment) -> Result<Plan> {
+pub(super) async fn make(deployment: &Deployment, preflight: Preflight) -> Result<Plan> {
     let observed = deployment.observe().await?;
     let kind = deployment.provider.kind();
-    crate::plan::plan(&deployment.inventory, kind, &deployment.why, &observed)
+    let mut plan = crate::plan::plan(&deployment.inventory, kind, &deployment.why, &observed)?;
+    match deployment.provider.outlook(&plan.created()).await {
+        Ok(outlook) => Ok(plan.with(outlook)),
+        Err(error) if preflight.skip_preflight => {
+            plan.warnings.extend(error.problems.into_iter().map(|problem| problem.what));
+            Ok(plan)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// A plan for people, line by line.
@@ -36,6 +49,11 @@ pub(super) fn render(plan: &Plan) -> Vec<String> {
     let mut lines = vec![format!("ring {}, provider {} ({})", plan.ring, plan.provider, plan.why)];
     if plan.is_empty() {
         lines.push("no changes: the nodes are what the inventory says".to_owned());
+    }
+    for resource in &plan.resources {
+        let (kind, name, detail) = (&resource.kind, &resource.name, &resource.detail);
+        let line = format!("  + {kind:<16} {name:<24} {detail}");
+        lines.push(line.trim_end().to_owned());
     }
     for step in &plan.steps {
         let node = step.node();
@@ -58,6 +76,12 @@ pub(super) fn render(plan: &Plan) -> Vec<String> {
             lines.push(format!("    {:<10} stays{}", share.name, owns(share)));
         }
         lines.push(format!("about {} copies of keys to move", plan.keys_to_move));
+    }
+    for quota in &plan.quotas {
+        let limit =
+            quota.limit.map_or_else(|| "no limit".to_owned(), |limit| format!("of {limit}"));
+        let (what, need, used) = (&quota.what, quota.need, quota.used);
+        lines.push(format!("  quota {what:<20} {need:>6} needed, {used} used {limit}"));
     }
     lines.extend(plan.warnings.iter().map(|warning| format!("warning: {warning}")));
     lines

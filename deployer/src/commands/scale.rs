@@ -6,16 +6,22 @@ use std::process::ExitCode;
 use super::Context;
 use crate::apply;
 use crate::cli::NodeTarget;
+use crate::cli::Preflight;
 use crate::deployment::Deployment;
 use crate::drain;
 use crate::error::{Error, Result};
 use crate::inventory::{Nodes, write_count};
 use crate::node::NodeSpec;
 use crate::observe::NodeState;
+use crate::plan::Step;
 use crate::printer::{Mark, Printer};
 
 pub(super) async fn add(context: &Context<'_>, path: &Path) -> Result<ExitCode> {
     let mut deployment = Deployment::open(path).await?;
+    if !deployment.provider.kind().is_local() {
+        context
+            .confirm(&format!("Make one more server for {}?", deployment.inventory.ring.name))?;
+    }
     let said = add_node(&mut deployment, context.printer).await?;
     context.printer.step(Mark::Done, said);
     Ok(ExitCode::SUCCESS)
@@ -31,8 +37,8 @@ pub(crate) async fn add_node(deployment: &mut Deployment, printer: &Printer) -> 
     // Written first: interrupted after this, apply makes the node.
     write_count(&deployment.path, count + 1)?;
     deployment.inventory.nodes = Nodes::Count(count + 1);
-    let plan = super::plan::make(deployment).await?;
-    if plan.asks() {
+    let plan = super::plan::make(deployment, Preflight::default()).await?;
+    if plan.steps.iter().any(|step| matches!(step, Step::Remove(_))) {
         return Err(Error::new("the ring has nodes that the inventory does not want")
             .hint("apply the inventory first"));
     }

@@ -22,10 +22,11 @@ pub(super) async fn run(context: &Context<'_>, path: &Path) -> Result<ExitCode> 
                 Some(Handle::Container(id)) => {
                     format!("container {}", id.get(..12).unwrap_or(id))
                 }
+                Some(Handle::Server(id)) => format!("server {id}"),
                 None => String::new(),
             };
             printer.data(format_args!(
-                "{:<10} {:<9} {:<22} {keys:>8} keys  {handle}",
+                "{:<10} {:<9} {:<26} {keys:>8} keys  {handle}",
                 node.name, node.state, node.url
             ));
         }

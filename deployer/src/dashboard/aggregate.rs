@@ -203,11 +203,11 @@ pub(crate) struct Aggregator {
 
 impl Aggregator {
     /// Knows nothing yet.
-    pub(crate) fn new(facts: RingFacts, source: Arc<dyn Source>) -> Self {
+    pub(crate) fn new(facts: RingFacts, source: Arc<dyn Source>, token: &str) -> Self {
         Self {
             facts,
             source,
-            http: agent_client(TIMEOUT),
+            http: agent_client(TIMEOUT, token),
             expected: Vec::new(),
             seen: BTreeMap::new(),
         }
@@ -411,9 +411,14 @@ struct Silence {
     slow: bool,
 }
 
-/// A client for agents: no proxy stands between the deployer and its own nodes.
-pub(super) fn agent_client(timeout: Duration) -> reqwest::Client {
-    let builder = reqwest::Client::builder().no_proxy().timeout(timeout).connect_timeout(TIMEOUT);
+/// A client for agents with the ring's token: no proxy stands between the deployer and its own nodes.
+pub(super) fn agent_client(timeout: Duration, token: &str) -> reqwest::Client {
+    let builder = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(timeout)
+        .connect_timeout(TIMEOUT)
+        // A token that cannot be sent is refused by the agents, which is said then.
+        .default_headers(crate::client::bearer(Some(token)).unwrap_or_default());
     // Building fails only if TLS cannot be set up, and then so does the default client, which panics.
     builder.build().unwrap_or_default()
 }

@@ -165,7 +165,7 @@ pub(crate) async fn serve(
     token: String,
     shutdown: impl Future<Output = ()> + Send,
 ) {
-    let mut aggregator = Aggregator::new(facts, source);
+    let mut aggregator = Aggregator::new(facts, source, &token);
     let (sender, states) = watch::channel(Arc::new(aggregator.round().await));
     let rounds = async move {
         let mut ticks = tokio::time::interval(ROUND);

@@ -35,8 +35,8 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    pub(super) fn new() -> Self {
-        Self { http: agent_client(TIMEOUT), turn: AtomicUsize::new(0) }
+    pub(super) fn new(token: &str) -> Self {
+        Self { http: agent_client(TIMEOUT, token), turn: AtomicUsize::new(0) }
     }
 
     /// Has the call answered by an agent. Another one is only tried while the call cannot have

@@ -65,7 +65,8 @@ impl Shared {
         token: String,
         stopped: watch::Receiver<bool>,
     ) -> Arc<Self> {
-        Arc::new(Self { states, actions, token, stopped, proxy: Proxy::new() })
+        let proxy = Proxy::new(&token);
+        Arc::new(Self { states, actions, token, stopped, proxy })
     }
 }
 

@@ -317,7 +317,7 @@ async fn a_node_that_ends_keeps_its_data_and_a_stranger_is_shown() {
     let gone = agent(2, &[]).await;
     let deployer = Arc::new(Deployer::default());
     *deployer.nodes.lock().unwrap() = vec![here.expected.clone(), gone.expected.clone()];
-    let mut aggregator = Aggregator::new(facts(), deployer.clone());
+    let mut aggregator = Aggregator::new(facts(), deployer.clone(), "token");
     let state = aggregator.round().await;
     assert!(state.nodes.iter().all(|node| node.answering));
 

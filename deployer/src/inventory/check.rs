@@ -2,6 +2,7 @@
 //! (serde_yaml stops at its first error, takes duplicate keys silently, and forgets positions.)
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use marked_yaml::types::{MarkedMappingNode, MarkedScalarNode};
 use marked_yaml::{LoadError, LoaderOptions, Marker, Node, Span};
@@ -14,10 +15,12 @@ use crate::error::{Error, Problem, Result};
 enum Kind {
     /// A map with these keys.
     Map(&'static [Key]),
-    /// A map with any keys.
-    AnyMap,
     /// Text for which the function finds no fault.
     Text(fn(&str) -> Option<String>),
+    /// A list of texts for which the function finds no fault.
+    Texts(fn(&str) -> Option<String>),
+    /// Yes or no.
+    Flag,
     /// A whole number from the first to the second.
     Number(u64, u64),
     /// A number of nodes, or a list of maps with these keys.
@@ -39,7 +42,7 @@ const TOP: &[Key] = &[
     key("nodes", Kind::Nodes(NODE)),
     key("agent", Kind::Map(AGENT)),
     key("docker", Kind::Map(&[])),
-    key("openstack", Kind::AnyMap),
+    key("openstack", Kind::Map(OPENSTACK)),
 ];
 
 const RING: &[Key] = &[
@@ -52,7 +55,7 @@ const NODE: &[Key] = &[
     key("name", Kind::Text(name)),
     key("id", Kind::Text(id)),
     key("port", Kind::Number(1, 65_535)),
-    key("zone", Kind::Text(|text| text.is_empty().then(|| "must not be empty".to_owned()))),
+    key("zone", Kind::Text(given)),
 ];
 
 const AGENT: &[Key] = &[
@@ -60,6 +63,32 @@ const AGENT: &[Key] = &[
     key("max_value_bytes", Kind::Number(1, 8 << 20)),
     key("repair_after", Kind::Text(repair_after)),
     key("log", Kind::Text(|text| one_of(text, &["text", "json"]))),
+];
+
+const OPENSTACK: &[Key] = &[
+    key("cloud", Kind::Text(given)),
+    key("image", Kind::Text(given)),
+    key("flavor", Kind::Text(given)),
+    key("network", Kind::Text(given)),
+    key("subnet", Kind::Text(given)),
+    key("cidr", Kind::Text(roomy_network)),
+    key("dns", Kind::Texts(address)),
+    key("router", Kind::Text(given)),
+    key("external_network", Kind::Text(given)),
+    key("floating_ips", Kind::Text(|text| one_of(text, &["none", "one", "all"]))),
+    key("security_group", Kind::Text(given)),
+    key("allow_from", Kind::Texts(network)),
+    key("ssh_from", Kind::Texts(network)),
+    key("keypair", Kind::Text(given)),
+    key("ssh_key", Kind::Text(given)),
+    key("ssh_user", Kind::Text(user)),
+    key("anti_affinity", Kind::Text(|text| one_of(text, &["soft", "hard", "none"]))),
+    key("availability_zones", Kind::Texts(given)),
+    key("root_volume_gb", Kind::Number(1, 16_384)),
+    key("data_volume_gb", Kind::Number(1, 16_384)),
+    key("volume_type", Kind::Text(given)),
+    key("config_drive", Kind::Flag),
+    key("agent_image", Kind::Text(image_reference)),
 ];
 
 /// The most nodes of a ring.
@@ -70,9 +99,6 @@ fn one_of(text: &str, choices: &[&str]) -> Option<String> {
 }
 
 fn provider(text: &str) -> Option<String> {
-    if text == "openstack" {
-        return Some("cannot be openstack yet: that provider arrives later".to_owned());
-    }
     one_of(text, &["auto", "process", "docker", "openstack"])
 }
 
@@ -98,8 +124,54 @@ fn id(text: &str) -> Option<String> {
 }
 
 fn repair_after(text: &str) -> Option<String> {
-    let good = parse_duration(text).is_some_and(|time| !time.is_zero());
-    (!good).then(|| "must be a duration with its unit, such as 10s, 2m or 1h".to_owned())
+    let good = text == "auto" || parse_duration(text).is_some_and(|time| !time.is_zero());
+    (!good).then(|| "must be auto or a duration with its unit, such as 10s, 2m or 1h".to_owned())
+}
+
+fn given(text: &str) -> Option<String> {
+    let bad = text.trim().is_empty() || text.chars().any(char::is_control);
+    bad.then(|| "must be text, and on one line".to_owned())
+}
+
+fn address(text: &str) -> Option<String> {
+    text.parse::<IpAddr>().is_err().then(|| "must be an IP address".to_owned())
+}
+
+/// A network in CIDR notation (RFC 4632): its first address and the length of its prefix.
+fn parse_network(text: &str) -> Option<(IpAddr, u8)> {
+    let (first, length) = text.split_once('/')?;
+    let (first, length) = (first.parse::<IpAddr>().ok()?, length.parse::<u8>().ok()?);
+    let (bits, width) = match first {
+        IpAddr::V4(first) => (u128::from(first.to_bits()), 32_u8),
+        IpAddr::V6(first) => (first.to_bits(), 128),
+    };
+    let inside = u32::from(width.checked_sub(length)?);
+    let is_first = inside == 0 || bits << (128 - inside) == 0;
+    is_first.then_some((first, length))
+}
+
+fn network(text: &str) -> Option<String> {
+    let what = "must be a network such as 192.0.2.0/24, or 192.0.2.7/32 for one address";
+    parse_network(text).is_none().then(|| what.to_owned())
+}
+
+fn roomy_network(text: &str) -> Option<String> {
+    let good = matches!(parse_network(text), Some((IpAddr::V4(_), 8..=28)));
+    (!good).then(|| "must be an IPv4 network from /8 to /28, such as 10.64.0.0/24".to_owned())
+}
+
+fn user(text: &str) -> Option<String> {
+    let good = text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && text.len() <= 32
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
+    (!good).then(|| "must be the name of a user, such as debian or ubuntu".to_owned())
+}
+
+fn image_reference(text: &str) -> Option<String> {
+    let good = !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b))
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    (!good).then(|| "must be the name of an image, such as registry.example/sky-agent:1".to_owned())
 }
 
 /// All problems of the inventory `text`, which messages call `file`.
@@ -117,6 +189,7 @@ pub(super) fn check(text: &str, file: &str) -> Result<()> {
             );
         }
         checker.nodes_are_distinct(map);
+        checker.servers_are_described(map);
     }
     checker.problems.sort_by_key(|(place, _)| *place);
     let problems = checker.problems.into_iter().map(|(_, problem)| problem).collect();
@@ -241,10 +314,21 @@ impl Checker<'_> {
                 self.map(map, path, keys);
                 None
             }
-            (Kind::AnyMap, Node::Mapping(_)) => None,
-            (Kind::Map(_) | Kind::AnyMap, _) => Some("must be a map, such as {}".to_owned()),
+            (Kind::Map(_), _) => Some("must be a map, such as {}".to_owned()),
             (Kind::Text(check), Node::Scalar(scalar)) => text_fault(scalar, *check),
             (Kind::Text(_), _) => Some("must be text".to_owned()),
+            (Kind::Texts(check), Node::Sequence(list)) => {
+                for (i, entry) in list.iter().enumerate() {
+                    self.value(entry, &format!("{path}[{i}]"), &Kind::Text(*check));
+                }
+                None
+            }
+            (Kind::Texts(_), _) => Some("must be a list, such as [a, b]".to_owned()),
+            (Kind::Flag, value) => {
+                let flag = value.as_scalar().filter(|scalar| scalar.may_coerce());
+                let good = flag.is_some_and(|flag| matches!(flag.as_str(), "true" | "false"));
+                (!good).then(|| "must be true or false".to_owned())
+            }
             (Kind::Number(least, most), value) => number_fault(value.as_scalar(), *least, *most),
             (Kind::Nodes(keys), Node::Sequence(list)) => {
                 for (i, entry) in list.iter().enumerate() {
@@ -257,6 +341,20 @@ impl Checker<'_> {
         };
         if let Some(fault) = fault {
             self.at(value.span(), &format!("`{path}` {fault}"), None);
+        }
+    }
+
+    /// A ring of servers needs to know what they are made of.
+    fn servers_are_described(&mut self, top: &MarkedMappingNode) {
+        let provider = top.get_scalar("provider");
+        let Some(provider) = provider.filter(|kind| kind.as_str() == "openstack") else { return };
+        let section = top.get_mapping("openstack");
+        for (key, example) in [("image", "debian-12"), ("flavor", "m1.small")] {
+            if section.is_none_or(|section| section.get_node(key).is_none()) {
+                let what = format!("`openstack.{key}` is missing");
+                let hint = format!("which one? `openstack: {{{key}: {example}}}`");
+                self.at(provider.span(), &what, Some(hint));
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The inventory: what the user wants. Parsed strictly, and checked as a whole before anything is done.
 
 mod check;
+mod openstack;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sky_chord::Id;
 
 use crate::error::{During, Error, Problem, Result};
+pub use openstack::{AntiAffinity, FloatingIps, Openstack};
 
 /// A whole inventory. The shipped `inventory.yaml` describes every key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,9 +30,9 @@ pub struct Inventory {
     /// Settings of the Docker provider: none yet.
     #[serde(default)]
     pub docker: Docker,
-    /// Settings of the OpenStack provider, which arrives later.
+    /// Settings of the OpenStack provider.
     #[serde(default)]
-    pub openstack: serde_yaml::Mapping,
+    pub openstack: Openstack,
 }
 
 /// The ring as a whole.
@@ -74,6 +76,15 @@ pub enum ProviderKind {
     Process,
     /// Containers of a Docker engine.
     Docker,
+    /// Servers of an OpenStack cloud, with a container each.
+    Openstack,
+}
+
+impl ProviderKind {
+    /// Whether all nodes share this machine and its ports.
+    pub const fn is_local(self) -> bool {
+        matches!(self, Self::Process | Self::Docker)
+    }
 }
 
 impl std::fmt::Display for ProviderKind {
@@ -81,6 +92,7 @@ impl std::fmt::Display for ProviderKind {
         f.write_str(match self {
             Self::Process => "process",
             Self::Docker => "docker",
+            Self::Openstack => "openstack",
         })
     }
 }
@@ -117,7 +129,8 @@ pub struct Agent {
     pub port: u16,
     /// The largest value accepted, in bytes.
     pub max_value_bytes: u64,
-    /// How long a dead node may come back with its disk before it is replaced: `10s`, `2m`, `1h`.
+    /// How long a dead node may come back with its disk before it is replaced: `10s`, `2m`, `1h`, or
+    /// `auto`, which is 10 s on this machine and 2 min in a cloud.
     pub repair_after: String,
     /// How logs are written.
     pub log: LogFormat,
@@ -128,7 +141,7 @@ impl Default for Agent {
         Self {
             port: sky_api::DEFAULT_PORT,
             max_value_bytes: 1 << 20,
-            repair_after: "10s".to_owned(),
+            repair_after: "auto".to_owned(),
             log: LogFormat::Text,
         }
     }
@@ -235,7 +248,7 @@ mod tests {
                 nodes: Nodes::Count(5),
                 agent: Agent::default(),
                 docker: Docker::default(),
-                openstack: serde_yaml::Mapping::new(),
+                openstack: Openstack::default(),
             }
         );
         // What the types know: the keys they write are the keys they read.
@@ -319,7 +332,9 @@ openstack: 5
             assert_eq!(problems(text).len(), 1, "{text:?}");
         }
         assert_eq!(problems("ring: {}"), ["i.yaml:1:1: `nodes` is missing"]);
-        assert!(problems("nodes: 5\nprovider: openstack\n")[0].starts_with("i.yaml:2:11:"));
+        let wants = problems("nodes: 5\nprovider: openstack\n");
+        assert!(wants[0].starts_with("i.yaml:2:11: `openstack.image`"), "{wants:?}");
+        assert_eq!(wants.len(), 2);
     }
 
     #[test]

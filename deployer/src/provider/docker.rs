@@ -1,9 +1,10 @@
 //! Nodes as containers of a Docker engine, with the network of the machine. Every container and
 //! volume carries labels that say which node it is; nothing else is needed to find the ring again.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
-use std::time::Duration;
+mod engine;
+mod image;
+
+use std::collections::{BTreeMap, HashMap};
 
 use bollard::Docker;
 use bollard::models::{
@@ -12,28 +13,27 @@ use bollard::models::{
     VolumeCreateRequest,
 };
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, ListContainersOptionsBuilder,
-    ListImagesOptionsBuilder, ListVolumesOptionsBuilder, LogsOptionsBuilder,
-    RemoveContainerOptionsBuilder, RemoveImageOptions, RemoveVolumeOptions,
-    StopContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
+    ListVolumesOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+    RemoveImageOptions, RemoveVolumeOptions, StopContainerOptionsBuilder,
 };
 use bytes::Bytes;
 use futures_util::future::FutureExt;
-use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
-use sky_chord::Id;
+use futures_util::stream::{BoxStream, StreamExt};
 use tokio::sync::OnceCell;
 
 use super::{Doing, LogRequest, Provider, Site, not_running};
-use crate::error::{During, Error, Result};
+use crate::error::{During, Result};
 use crate::inventory::ProviderKind;
-use crate::node::{Handle, Launch, Machine, MachineState, NodeSpec};
+use crate::node::{Handle, LOOPBACK, Launch, Machine, MachineState, NodeSpec};
+use crate::outlook::Leftover;
+use crate::state::Secrets;
+pub use engine::Engine;
 
 /// The name of the image; its tag is made from its contents.
 const IMAGE: &str = "sky-agent";
 /// How long a container may take to end by itself, in seconds.
 const STOP_WITHIN_S: i32 = 10;
-/// How long an engine may take to answer whether it is there.
-const PROBE_WITHIN: Duration = Duration::from_secs(3);
 /// One second, as the engine counts time.
 const SECOND_NS: i64 = 1_000_000_000;
 
@@ -41,180 +41,32 @@ mod label {
     pub(super) const RING: &str = "sky.ring";
     pub(super) const NODE: &str = "sky.node";
     pub(super) const ID: &str = "sky.id";
+    pub(super) const HOST: &str = "sky.host";
     pub(super) const PORT: &str = "sky.port";
     pub(super) const ZONE: &str = "sky.zone";
     /// On images made by this program.
     pub(super) const IMAGE: &str = "sky.image";
 }
 
-/// A Docker engine that answers.
-pub struct Engine {
-    docker: Docker,
-    place: String,
-}
-
-impl Engine {
-    /// Where the engine is, as in `DOCKER_HOST`.
-    pub fn place(&self) -> &str {
-        &self.place
-    }
-
-    /// The engine of `DOCKER_HOST`, or the first of the usual sockets that answers.
-    pub async fn find() -> Result<Self> {
-        let (places, named) = match std::env::var("DOCKER_HOST") {
-            Ok(host) if !host.is_empty() => (vec![host], true),
-            _ => (usual_sockets(), false),
-        };
-        let mut reasons = Vec::new();
-        for place in places {
-            match Self::probe(&place).await {
-                Ok(docker) => return Ok(Self { docker, place }),
-                // Most of the usual places do not exist, which is no news.
-                Err(Absent::NoSocket) if !named => {}
-                Err(absent) => reasons.push(format!("{place}: {}", absent.reason())),
-            }
-        }
-        if reasons.is_empty() {
-            reasons.push("none of the usual sockets is there".to_owned());
-        }
-        let hint = if named {
-            "DOCKER_HOST names this engine: correct it, or unset it to try the usual sockets"
-        } else {
-            "start Docker, set DOCKER_HOST, or use `provider: process`"
-        };
-        let what = format!("no Docker engine answers ({})", reasons.join("; "));
-        Err(Error::new(what).hint(hint))
-    }
-
-    /// An engine whose containers can have the network of this machine and run this program; or why
-    /// there is none.
-    pub async fn usable(site: &Site) -> std::result::Result<Self, String> {
-        let what =
-            |error: Error| error.problems.into_iter().next().map_or_else(String::new, |p| p.what);
-        let engine = Self::find().await.map_err(what)?;
-        engine.shares_network().await.map_err(what)?;
-        static_program(site).map_err(what)?;
-        Ok(engine)
-    }
-
-    async fn probe(place: &str) -> std::result::Result<Docker, Absent> {
-        if let Some(path) = place.strip_prefix("unix://") {
-            match std::os::unix::net::UnixStream::connect(path) {
-                Ok(_) => {}
-                Err(error) => {
-                    return Err(match error.kind() {
-                        std::io::ErrorKind::NotFound => Absent::NoSocket,
-                        std::io::ErrorKind::PermissionDenied => Absent::Forbidden,
-                        _ => Absent::Other(error.to_string()),
-                    });
-                }
-            }
-        }
-        let docker =
-            Docker::connect_with_host(place).map_err(|error| Absent::Other(error.to_string()))?;
-        match tokio::time::timeout(PROBE_WITHIN, docker.ping()).await {
-            Ok(Ok(_)) => Ok(docker),
-            Ok(Err(error)) => Err(Absent::Other(Error::caused("no answer", &error).to_string())),
-            Err(_) => Err(Absent::Other("no answer within 3 s".to_owned())),
-        }
-    }
-
-    /// Refuses engines whose "host" is another machine: the agents would not be reachable.
-    async fn shares_network(&self) -> Result<()> {
-        let info =
-            self.docker.info().await.during(|| "the Docker engine says nothing of itself")?;
-        let rootless =
-            info.security_options.iter().flatten().any(|option| option.contains("rootless"));
-        let system = info.operating_system.unwrap_or_default();
-        let elsewhere = if rootless {
-            "a rootless engine, which has a network of its own".to_owned()
-        } else if system.contains("Docker Desktop") {
-            "Docker Desktop, which keeps containers in a virtual machine".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(Error::new(format!("the engine at {} is {elsewhere}", self.place))
-            .hint("use `provider: process` on this machine"))
-    }
-}
-
-/// Why an engine is not there.
-enum Absent {
-    NoSocket,
-    Forbidden,
-    Other(String),
-}
-
-impl Absent {
-    fn reason(self) -> String {
-        match self {
-            Self::NoSocket => "there is no such socket".to_owned(),
-            Self::Forbidden => {
-                "no permission to use the socket; membership in the group docker gives it"
-                    .to_owned()
-            }
-            Self::Other(reason) => reason,
-        }
-    }
-}
-
-fn usual_sockets() -> Vec<String> {
-    let mut sockets = vec![PathBuf::from("/var/run/docker.sock")];
-    if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
-        sockets.push(runtime.join("docker.sock"));
-    }
-    if let Some(home) = std::env::var_os("HOME").map(PathBuf::from) {
-        for path in [".docker/run/docker.sock", ".docker/desktop/docker.sock"] {
-            sockets.push(home.join(path));
-        }
-    }
-    sockets.iter().map(|path| format!("unix://{}", path.display())).collect()
-}
-
-/// The bytes of the program, if it can run in an empty container.
-fn static_program(site: &Site) -> Result<Vec<u8>> {
-    let bytes = site.program_bytes()?;
-    match has_interpreter(&bytes) {
-        Some(false) => Ok(bytes),
-        Some(true) => Err(Error::new(
-            "this program needs a dynamic loader, so it cannot run in an empty container",
-        )
-        .hint(
-            "build it without RUSTFLAGS in the environment (they replace those of the project, \
-               which link statically), or use `provider: process`",
-        )),
-        None => Err(Error::new("this program is not a Linux program, so containers cannot run it")
-            .hint("use `provider: process`")),
-    }
-}
-
-/// Whether an ELF program asks for a loader (a program header of type PT_INTERP); none if it is not
-/// a 64-bit little-endian ELF file.
-fn has_interpreter(elf: &[u8]) -> Option<bool> {
-    let number = |at: usize, length: usize| {
-        let bytes = elf.get(at..at.checked_add(length)?)?;
-        Some(bytes.iter().rev().fold(0usize, |high, byte| (high << 8) | usize::from(*byte)))
-    };
-    if !elf.starts_with(b"\x7fELF\x02\x01") {
-        return None;
-    }
-    let (headers, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
-    let kinds: Option<Vec<usize>> =
-        (0..count).map(|i| number(headers.checked_add(i.checked_mul(size)?)?, 4)).collect();
-    Some(kinds?.contains(&3))
-}
-
 /// The Docker provider.
 pub struct Containers {
     engine: Engine,
     site: Site,
+    /// The image in a registry to use instead of this program.
+    registry: Option<String>,
     image: OnceCell<String>,
 }
 
 impl Containers {
     /// The containers of a ring.
     pub fn new(engine: Engine, site: Site) -> Self {
-        Self { engine, site, image: OnceCell::new() }
+        Self { engine, site, registry: None, image: OnceCell::new() }
+    }
+
+    /// The same, with the image of the agents from a registry.
+    #[must_use]
+    pub(super) fn with_image(self, registry: Option<String>) -> Self {
+        Self { registry, ..self }
     }
 
     fn ring(&self) -> &str {
@@ -227,11 +79,7 @@ impl Containers {
 
     /// The name of the container of a node, and of its volume.
     fn container(&self, node: &str) -> String {
-        if node.starts_with(&format!("{}-", self.ring())) {
-            node.to_owned()
-        } else {
-            format!("{}-{node}", self.ring())
-        }
+        container_name(self.ring(), node)
     }
 
     fn filter(&self) -> HashMap<String, Vec<String>> {
@@ -239,16 +87,7 @@ impl Containers {
     }
 
     fn labels(&self, node: &NodeSpec) -> HashMap<String, String> {
-        let mut labels = HashMap::from([
-            (label::RING.to_owned(), self.ring().to_owned()),
-            (label::NODE.to_owned(), node.name.clone()),
-            (label::ID.to_owned(), node.id.to_string()),
-            (label::PORT.to_owned(), node.port.to_string()),
-        ]);
-        if let Some(zone) = &node.zone {
-            labels.insert(label::ZONE.to_owned(), zone.clone());
-        }
-        labels
+        node_labels(self.ring(), node).into_iter().collect()
     }
 
     async fn containers(&self) -> Result<Vec<ContainerSummary>> {
@@ -256,35 +95,11 @@ impl Containers {
         self.docker().list_containers(Some(options)).await.during(|| "cannot list the containers")
     }
 
-    /// The image of the program, imported if the engine does not have it.
+    /// The image of the agents, brought to the engine if it does not have it.
     async fn image(&self) -> Result<&str> {
-        let make = async || {
-            let program = static_program(&self.site)?;
-            let tag = format!("{IMAGE}:{}", &Id::hash(&program).to_string()[..16]);
-            if self.docker().inspect_image(&tag).await.is_ok() {
-                return Ok(tag);
-            }
-            let failed = || "cannot make the image of the agent";
-            let mut archive = tar::Builder::new(Vec::with_capacity(program.len() + 4096));
-            let mut header = tar::Header::new_ustar();
-            header.set_size(program.len() as u64);
-            header.set_mode(0o755);
-            archive.append_data(&mut header, "sky-agent", program.as_slice()).during(failed)?;
-            let archive = archive.into_inner().during(failed)?;
-            let (repo, version) = tag.split_once(':').unwrap_or((&tag, "latest"));
-            let options = CreateImageOptionsBuilder::new()
-                .from_src("-")
-                .repo(repo)
-                .tag(version)
-                .changes(vec![
-                    r#"ENTRYPOINT ["/sky-agent"]"#.to_owned(),
-                    format!("LABEL {}={IMAGE}", label::IMAGE),
-                ])
-                .build();
-            let body = bollard::body_full(archive.into());
-            let steps = self.docker().create_image(Some(options), Some(body), None);
-            steps.try_collect::<Vec<_>>().await.during(failed)?;
-            Ok(tag)
+        let make = async || match &self.registry {
+            Some(image) => image::pull(self.docker(), image).await,
+            None => image::import(self.docker(), &self.site).await,
         };
         self.image.get_or_try_init(make).await.map(String::as_str)
     }
@@ -327,7 +142,10 @@ impl Containers {
             }),
             ..HostConfig::default()
         };
-        let health = ["CMD", "/sky-agent", "health", "--port"].map(str::to_owned);
+        let health = ["CMD", "/sky-agent", "health", "--ip"].map(str::to_owned);
+        let address = node.host.unwrap_or(LOOPBACK).to_string();
+        let health =
+            health.into_iter().chain([address, "--port".to_owned(), node.port.to_string()]);
         let body = ContainerCreateBody {
             image: Some(self.image().await?.to_owned()),
             cmd: Some(launch.arguments(&self.site.agent, "/data")),
@@ -337,7 +155,7 @@ impl Containers {
             ]),
             labels: Some(labels),
             healthcheck: Some(HealthConfig {
-                test: Some(health.into_iter().chain([node.port.to_string()]).collect()),
+                test: Some(health.collect()),
                 interval: Some(5 * SECOND_NS),
                 timeout: Some(3 * SECOND_NS),
                 retries: Some(3),
@@ -360,7 +178,7 @@ impl Containers {
             None | Some((_, None)) => self.create(launch).await?,
             Some((MachineState::Paused, _)) => return self.resume(&launch.node.name).await,
             Some((MachineState::Running { .. }, _)) => return Ok(()),
-            Some((MachineState::Stopped, Some(_))) => {}
+            Some((MachineState::Stopped | MachineState::Absent, Some(_))) => {}
         }
         let started = self.docker().start_container(&name, None).await;
         started.during(|| format!("cannot start the container {name}"))
@@ -382,7 +200,7 @@ impl Containers {
                 _ => MachineState::Stopped,
             };
             let handle = container.id.map(Handle::Container);
-            machines.push(Machine { node, state, handle });
+            machines.push(Machine::near(node, state, handle));
         }
         let options = ListVolumesOptionsBuilder::new().filters(&self.filter()).build();
         let volumes = self.docker().list_volumes(Some(options)).await;
@@ -390,11 +208,80 @@ impl Containers {
             if let Some(node) = spec(&volume.labels)
                 && !machines.iter().any(|machine| machine.node.name == node.name)
             {
-                machines.push(Machine { node, state: MachineState::Stopped, handle: None });
+                machines.push(Machine::near(node, MachineState::Stopped, None));
             }
         }
         machines.sort_by(|a, b| a.node.name.cmp(&b.node.name));
         Ok(machines)
+    }
+
+    /// Makes the container of a node anew if it has another image.
+    async fn replace(&self, launch: &Launch) -> Result<bool> {
+        let image = self.image().await?.to_owned();
+        let containers = self.containers().await?;
+        let name = &launch.node.name;
+        let is_it = |container: &&ContainerSummary| {
+            container.labels.as_ref().and_then(spec).is_some_and(|node| node.name == *name)
+        };
+        let current = containers.iter().find(is_it).and_then(|container| container.image.as_ref());
+        if current == Some(&image) {
+            return Ok(false);
+        }
+        self.remove(name, true).await?;
+        self.launch(launch).await?;
+        // Images are large, and the next upgrade brings another one.
+        self.remove_unused_images().await?;
+        Ok(true)
+    }
+
+    /// Removes the images that this program made and no container uses.
+    async fn remove_unused_images(&self) -> Result<()> {
+        let ours = HashMap::from([("label".to_owned(), vec![format!("{}={IMAGE}", label::IMAGE)])]);
+        let options = ListImagesOptionsBuilder::new().filters(&ours).build();
+        let images = self.docker().list_images(Some(options)).await;
+        let images = images.during(|| "cannot list the images")?;
+        for tag in images.iter().flat_map(|image| &image.repo_tags) {
+            let removed = self.docker().remove_image(tag, None::<RemoveImageOptions>, None).await;
+            match removed {
+                // It is in use, perhaps by another ring.
+                Err(error) if matches!(status(&error), Some(404 | 409)) => {}
+                result => {
+                    result.during(|| format!("cannot remove the image {tag}"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Volumes of the ring whose node has no container.
+    async fn unused_volumes(&self) -> Result<Vec<Leftover>> {
+        let unused = self.machines().await?.into_iter().filter(|machine| machine.handle.is_none());
+        Ok(unused
+            .map(|machine| Leftover {
+                kind: "volume".to_owned(),
+                name: self.container(&machine.node.name),
+                id: self.container(&machine.node.name),
+                why: "its node has no container".to_owned(),
+            })
+            .collect())
+    }
+
+    /// The secrets as the environment of any container of the ring has them.
+    async fn secrets_of_a_container(&self) -> Result<Option<Secrets>> {
+        for container in self.containers().await? {
+            let Some(id) = container.id else { continue };
+            let found = self.docker().inspect_container(&id, None).await;
+            let found = found.during(|| format!("cannot look at the container {id}"))?;
+            let environment = found.config.and_then(|config| config.env).unwrap_or_default();
+            let value = |name: &str| {
+                let line = environment.iter().find_map(|line| line.strip_prefix(name));
+                line.and_then(|rest| rest.strip_prefix('=')).map(str::to_owned)
+            };
+            if let (Some(secret), Some(token)) = (value("SKY_SECRET"), value("SKY_TOKEN")) {
+                return Ok(Some(Secrets { secret, token }));
+            }
+        }
+        Ok(None)
     }
 
     async fn resume(&self, name: &str) -> Result<()> {
@@ -436,11 +323,35 @@ impl Containers {
     }
 }
 
+/// The name of the container of a node, and of its volume.
+pub(super) fn container_name(ring: &str, node: &str) -> String {
+    if node.starts_with(&format!("{ring}-")) { node.to_owned() } else { format!("{ring}-{node}") }
+}
+
+/// The labels that tell which node a container or volume is of.
+pub(super) fn node_labels(ring: &str, node: &NodeSpec) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::from([
+        (label::RING.to_owned(), ring.to_owned()),
+        (label::NODE.to_owned(), node.name.clone()),
+        (label::ID.to_owned(), node.id.to_string()),
+        (label::PORT.to_owned(), node.port.to_string()),
+    ]);
+    if let Some(host) = &node.host {
+        labels.insert(label::HOST.to_owned(), host.to_string());
+    }
+    if let Some(zone) = &node.zone {
+        labels.insert(label::ZONE.to_owned(), zone.clone());
+    }
+    labels
+}
+
 /// The node that labels describe.
 fn spec(labels: &HashMap<String, String>) -> Option<NodeSpec> {
     Some(NodeSpec {
         name: labels.get(label::NODE)?.clone(),
         id: labels.get(label::ID)?.parse().ok()?,
+        // Containers from before nodes had addresses have the loopback's.
+        host: Some(labels.get(label::HOST).and_then(|host| host.parse().ok()).unwrap_or(LOOPBACK)),
         port: labels.get(label::PORT)?.parse().ok()?,
         zone: labels.get(label::ZONE).cloned(),
     })
@@ -468,12 +379,25 @@ impl Provider for Containers {
         ProviderKind::Docker
     }
 
-    fn check(&self) -> Doing<'_, ()> {
+    fn prepare<'a>(&'a self, new: &'a [NodeSpec]) -> Doing<'a, Vec<NodeSpec>> {
         async {
             self.engine.shares_network().await?;
-            self.image().await.map(drop)
+            self.image().await?;
+            Ok(new.to_vec())
         }
         .boxed()
+    }
+
+    fn renew<'a>(&'a self, launch: &'a Launch) -> Doing<'a, bool> {
+        self.replace(launch).boxed()
+    }
+
+    fn leftovers(&self) -> Doing<'_, Vec<Leftover>> {
+        self.unused_volumes().boxed()
+    }
+
+    fn recall(&self) -> Doing<'_, Option<Secrets>> {
+        self.secrets_of_a_container().boxed()
     }
 
     fn observe(&self) -> Doing<'_, Vec<Machine>> {
@@ -514,26 +438,7 @@ impl Provider for Containers {
     }
 
     fn clear(&self) -> Doing<'_, ()> {
-        async {
-            let ours =
-                HashMap::from([("label".to_owned(), vec![format!("{}={IMAGE}", label::IMAGE)])]);
-            let options = ListImagesOptionsBuilder::new().filters(&ours).build();
-            let images = self.docker().list_images(Some(options)).await;
-            let images = images.during(|| "cannot list the images")?;
-            for tag in images.iter().flat_map(|image| &image.repo_tags) {
-                let removed =
-                    self.docker().remove_image(tag, None::<RemoveImageOptions>, None).await;
-                match removed {
-                    // Another ring uses it.
-                    Err(error) if matches!(status(&error), Some(404 | 409)) => {}
-                    result => {
-                        result.during(|| format!("cannot remove the image {tag}"))?;
-                    }
-                }
-            }
-            Ok(())
-        }
-        .boxed()
+        self.remove_unused_images().boxed()
     }
 
     fn logs<'a>(&'a self, name: &'a str, wanted: LogRequest) -> BoxStream<'a, Result<Bytes>> {
@@ -550,25 +455,5 @@ impl Provider for Containers {
             Ok(piece.into_bytes())
         });
         pieces.boxed()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn programs_that_need_a_loader_are_recognised() {
-        let mut elf = vec![0; 64 + 56];
-        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        elf[32] = 64;
-        elf[54] = 56;
-        elf[56] = 1;
-        elf[64] = 1;
-        assert_eq!(has_interpreter(&elf), Some(false));
-        elf[64] = 3;
-        assert_eq!(has_interpreter(&elf), Some(true));
-        assert_eq!(has_interpreter(&elf[..66]), None);
-        assert_eq!(has_interpreter(b"#!/bin/sh"), None);
     }
 }

@@ -2,18 +2,22 @@
 //! flags or output, and there is no list of nodes to lose: they are found again by label or record.
 
 pub mod docker;
+pub mod openstack;
 pub mod ports;
 pub mod process;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::BoxStream;
 
 use crate::error::{During, Error, Result};
-use crate::inventory::{Agent, ProviderChoice, ProviderKind};
-use crate::node::{Launch, Machine};
+use crate::inventory::{Agent, Openstack, ProviderChoice, ProviderKind};
+use crate::node::{Launch, Machine, NodeSpec};
+use crate::outlook::{Leftover, Outlook};
+use crate::printer::Printer;
 use crate::state::{RingFolder, Secrets};
 
 /// Work of a provider under way.
@@ -26,16 +30,21 @@ pub struct Site {
     pub folder: RingFolder,
     /// What new agents are told.
     pub agent: Agent,
+    /// The cloud, and what servers there are made of.
+    pub openstack: Openstack,
     /// The program that nodes run copies of.
     pub program: PathBuf,
+    /// Says what takes long.
+    pub printer: Printer,
 }
 
 impl Site {
     /// A site whose nodes run copies of the program of this process.
-    pub fn new(folder: RingFolder, agent: Agent) -> Result<Self> {
+    pub fn new(folder: RingFolder, agent: Agent, openstack: Openstack) -> Result<Self> {
         let program =
             std::env::current_exe().during(|| "cannot find the program of this process")?;
-        Ok(Self { folder, agent, program })
+        let printer = Printer::from_environment();
+        Ok(Self { folder, agent, openstack, program, printer })
     }
 
     /// What the agents of the ring share.
@@ -66,8 +75,15 @@ pub trait Provider: Send + Sync {
     /// Which one it is.
     fn kind(&self) -> ProviderKind;
 
-    /// Whether nodes can be started, and what is missing if not. Prepares what all nodes share.
-    fn check(&self) -> Doing<'_, ()>;
+    /// What comes with making these nodes, and whether they can be made at all. Changes nothing.
+    fn outlook<'a>(&'a self, new: &'a [NodeSpec]) -> Doing<'a, Outlook> {
+        let _ = new;
+        std::future::ready(Ok(Outlook::default())).boxed()
+    }
+
+    /// Prepares what all nodes share, and what new nodes need before the first of them is started: an
+    /// address each, so that every node can be told all others. Gives them back with it.
+    fn prepare<'a>(&'a self, new: &'a [NodeSpec]) -> Doing<'a, Vec<NodeSpec>>;
 
     /// The nodes of the ring, by name.
     fn observe(&self) -> Doing<'_, Vec<Machine>>;
@@ -87,11 +103,35 @@ pub trait Provider: Send + Sync {
     /// Ends a node and removes it; its data too unless `keep_data`.
     fn delete<'a>(&'a self, name: &'a str, keep_data: bool) -> Doing<'a, ()>;
 
+    /// Gives a node the program of this process, on the data it has. False if it had it already.
+    fn renew<'a>(&'a self, launch: &'a Launch) -> Doing<'a, bool>;
+
     /// Removes what the nodes shared, after the last one is gone.
     fn clear(&self) -> Doing<'_, ()>;
 
+    /// What carries the mark of the ring and belongs to none of its nodes.
+    fn leftovers(&self) -> Doing<'_, Vec<Leftover>>;
+
+    /// What the agents of the ring share, as one of its nodes knows it: for a machine that has lost it.
+    /// None if no node can be asked.
+    fn recall(&self) -> Doing<'_, Option<Secrets>>;
+
+    /// How long things may take here.
+    fn patience(&self) -> Patience {
+        Patience { answer: Duration::from_secs(60), right: Duration::from_secs(180) }
+    }
+
     /// The log of a node, in pieces that end with a line.
     fn logs<'a>(&'a self, name: &'a str, wanted: LogRequest) -> BoxStream<'a, Result<Bytes>>;
+}
+
+/// How long nodes may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// To answer for the first time after they were started.
+    pub answer: Duration,
+    /// To become a right ring.
+    pub right: Duration,
 }
 
 /// A provider, and why it was chosen.
@@ -130,6 +170,12 @@ pub async fn choose(
         (Some(ProviderKind::Docker) | None, ProviderChoice::Docker) => {
             Ok(containers(docker::Engine::find().await?, site, "the inventory says so"))
         }
+        (Some(ProviderKind::Openstack), ProviderChoice::Auto) => {
+            Ok(servers(site, "the ring was made there"))
+        }
+        (Some(ProviderKind::Openstack) | None, ProviderChoice::Openstack) => {
+            Ok(servers(site, "the inventory says so"))
+        }
         (Some(kept), _) => Err(Error::new(format!(
             "the ring {ring} was made with the provider {kept}, and a ring stays where it is"
         ))
@@ -138,14 +184,15 @@ pub async fn choose(
             Ok(engine) => containers(engine, site, "a Docker engine answers"),
             Err(reason) => processes(site, format!("Docker cannot be used: {reason}")),
         }),
-        (None, ProviderChoice::Openstack) => {
-            Err(Error::new("the provider openstack arrives later").hint("use docker or process"))
-        }
     }
 }
 
 fn processes(site: Site, why: impl Into<String>) -> Chosen {
     Chosen { provider: Box::new(process::Processes::new(site)), why: why.into() }
+}
+
+fn servers(site: Site, why: &str) -> Chosen {
+    Chosen { provider: Box::new(openstack::Servers::new(site)), why: why.to_owned() }
 }
 
 fn containers(engine: docker::Engine, site: Site, why: &str) -> Chosen {

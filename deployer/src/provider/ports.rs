@@ -65,7 +65,13 @@ mod tests {
     fn a_taken_port_is_named_with_its_holder() {
         let listener = TcpListener::bind((LOOPBACK, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let node = NodeSpec { name: "a".into(), id: sky_chord::Id::small(1), port, zone: None };
+        let node = NodeSpec {
+            name: "a".into(),
+            id: sky_chord::Id::small(1),
+            host: Some(LOOPBACK),
+            port,
+            zone: None,
+        };
         let error = are_free([&node]).unwrap_err();
         let cause = &error.problems[0].causes[0];
         assert!(cause.contains(&format!("process {} ", std::process::id())), "{cause}");

@@ -24,7 +24,8 @@ use super::{Doing, LogRequest, Provider, Site, not_running};
 use crate::error::{During, Error, Result};
 use crate::inventory::ProviderKind;
 use crate::node::{Handle, Launch, Machine, MachineState, NodeSpec};
-use crate::state;
+use crate::outlook::Leftover;
+use crate::state::{self, Secrets};
 
 /// A log longer than this is put aside when its node is started.
 const LOG_LIMIT_BYTES: u64 = 16 << 20;
@@ -243,8 +244,31 @@ impl Provider for Processes {
         ProviderKind::Process
     }
 
-    fn check(&self) -> Doing<'_, ()> {
-        done(self.program().map(drop))
+    fn prepare<'a>(&'a self, new: &'a [NodeSpec]) -> Doing<'a, Vec<NodeSpec>> {
+        done(self.program().map(|_| new.to_vec()))
+    }
+
+    fn renew<'a>(&'a self, launch: &'a Launch) -> Doing<'a, bool> {
+        async move {
+            let name = &launch.node.name;
+            let program = self.program()?;
+            if self.record(name)?.is_some_and(|record| record.program == program) {
+                return Ok(false);
+            }
+            self.end(name).await?;
+            self.write_record(&Record { node: launch.node.clone(), program, process: None })?;
+            self.launch(launch)?;
+            Ok(true)
+        }
+        .boxed()
+    }
+
+    fn leftovers(&self) -> Doing<'_, Vec<Leftover>> {
+        done(Ok(Vec::new())) // A process is found by its node's folder, which is all there is.
+    }
+
+    fn recall(&self) -> Doing<'_, Option<Secrets>> {
+        done(self.site.folder.secrets())
     }
 
     fn observe(&self) -> Doing<'_, Vec<Machine>> {
@@ -258,7 +282,7 @@ impl Provider for Processes {
                     _ => MachineState::Running { young: now < stat.start_ticks + YOUNG_TICKS },
                 });
             let handle = living.map(|(process, _)| Handle::Pid(process.pid));
-            Ok(Some(Machine { node: record.node, state, handle }))
+            Ok(Some(Machine::near(record.node, state, handle)))
         };
         let mut names: Vec<String> = std::fs::read_dir(self.nodes())
             .into_iter()
