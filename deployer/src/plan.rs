@@ -84,12 +84,15 @@ impl Plan {
         self.steps.is_empty()
     }
 
+    /// Whether nodes are taken away.
+    pub fn removes(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Remove(_)))
+    }
+
     /// Whether a person must agree: something is taken away, or made that is not on this machine.
     pub fn asks(&self) -> bool {
-        let elsewhere = !self.provider.is_local();
-        self.steps.iter().any(|step| {
-            matches!(step, Step::Remove(_)) || (elsewhere && matches!(step, Step::Create(_)))
-        })
+        let creates = || self.steps.iter().any(|step| matches!(step, Step::Create(_)));
+        self.removes() || (!self.provider.is_local() && creates())
     }
 
     /// The nodes that are made.

@@ -5,15 +5,13 @@ use std::process::ExitCode;
 
 use super::Context;
 use crate::apply;
-use crate::cli::NodeTarget;
-use crate::cli::Preflight;
+use crate::cli::{NodeTarget, Preflight};
 use crate::deployment::Deployment;
 use crate::drain;
 use crate::error::{Error, Result};
 use crate::inventory::{Nodes, write_count};
 use crate::node::NodeSpec;
 use crate::observe::NodeState;
-use crate::plan::Step;
 use crate::printer::{Mark, Printer};
 
 pub(super) async fn add(context: &Context<'_>, path: &Path) -> Result<ExitCode> {
@@ -38,7 +36,7 @@ pub(crate) async fn add_node(deployment: &mut Deployment, printer: &Printer) -> 
     write_count(&deployment.path, count + 1)?;
     deployment.inventory.nodes = Nodes::Count(count + 1);
     let plan = super::plan::make(deployment, Preflight::default()).await?;
-    if plan.steps.iter().any(|step| matches!(step, Step::Remove(_))) {
+    if plan.removes() {
         return Err(Error::new("the ring has nodes that the inventory does not want")
             .hint("apply the inventory first"));
     }

@@ -22,6 +22,8 @@ const TRIES: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The most characters of a service's message in an error.
 const MESSAGE_LIMIT: usize = 2000;
+/// How many lines of a server's console are shown.
+const CONSOLE_LINES: usize = 15;
 /// Nova's microversion for everything here: tags (2.52), descriptions (2.19), server groups with one
 /// policy (2.64), volume types (2.67). Part of the release Stein of 2019 and of every later one.
 const COMPUTE_VERSION: &str = "2.67";
@@ -268,8 +270,8 @@ impl Api {
     }
 
     /// The last lines on a server's console; none if it cannot be had.
-    pub(super) async fn console(&self, server: &str, lines: usize) -> Option<String> {
-        let body = serde_json::json!({"os-getConsoleOutput": {"length": lines}});
+    pub(super) async fn console(&self, server: &str) -> Option<String> {
+        let body = serde_json::json!({"os-getConsoleOutput": {"length": CONSOLE_LINES}});
         let path = format!("servers/{server}/action");
         let answer = self.post(Service::Compute, &path, body).await.ok()?;
         let text = answer["output"].as_str()?.trim().to_owned();

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::api::{Fault, Service};
+use super::api::{Api, Fault, Service};
 use super::make::{make, remove, tag};
+use super::marks::Marks;
 use super::owned::{self, FloatingIp, Owned, Port, Server, Volume};
-use super::shared::{Shared, Site};
+use super::shared::{Shared, Workshop};
 use crate::error::{Error, Result};
 use crate::inventory::FloatingIps;
 use crate::node::NodeSpec;
@@ -21,13 +22,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const PLACED_EVERY: Duration = Duration::from_millis(250);
 /// How often a server that may have been made is looked for.
 const LOOKS: u32 = 10;
-/// How many lines of a broken server's console are shown.
-const CONSOLE_LINES: usize = 15;
 
 /// The right to be the one whose server is placed.
 type Turn<'a> = tokio::sync::MutexGuard<'a, ()>;
 
-impl Site<'_> {
+impl Workshop<'_> {
     /// The port of a node, made if it is not there.
     pub(super) async fn port(
         &self,
@@ -155,7 +154,7 @@ impl Site<'_> {
         let mut there = owned.server(self.marks, &node.name).cloned();
         if let Some(broken) = there.as_ref().filter(|server| server.status == "ERROR") {
             tracing::warn!(server = %broken.id, node = %node.name, "a broken server is made anew");
-            self.delete_server(&broken.id).await?;
+            delete_server(self.api, &broken.id).await?;
             port = self.port_again(shared, node, &port).await?;
             there = None;
         }
@@ -173,15 +172,15 @@ impl Site<'_> {
             let server = self.settled(&server.id).await?;
             match server.status.as_str() {
                 "ACTIVE" => return Ok(server),
-                "SHUTOFF" => self.act(&server.id, "os-start").await?,
-                "PAUSED" => self.act(&server.id, "unpause").await?,
-                "SUSPENDED" => self.act(&server.id, "resume").await?,
+                "SHUTOFF" => act(self.api, &server.id, "os-start").await?,
+                "PAUSED" => act(self.api, &server.id, "unpause").await?,
+                "SUSPENDED" => act(self.api, &server.id, "resume").await?,
                 _ => {
                     let fault = server.fault.clone().unwrap_or_default();
                     let full = fault.message.contains("No valid host");
                     if full && !zones.is_empty() {
                         tracing::warn!(node = %node.name, ?zone, "the zone has no room, trying another");
-                        self.delete_server(&server.id).await?;
+                        delete_server(self.api, &server.id).await?;
                         port = self.port_again(shared, node, &port).await?;
                         continue;
                     }
@@ -341,10 +340,10 @@ impl Site<'_> {
 
     /// The data volume of a node, made if it is not there; its id comes back when it can be used.
     async fn volume(&self, node: &NodeSpec, size: u32, zone: Option<&str>) -> Result<String> {
-        let owned = Owned::find(self.api, self.marks).await?;
-        let there = owned.volume(self.marks, &node.name).map(|volume| volume.id.clone());
-        let id = match there {
-            Some(id) => id,
+        let volumes = owned::volumes(self.api, self.marks).await?;
+        let is_it = |volume: &Volume| self.marks.is_node(&volume.description, &node.name);
+        let id = match volumes.into_iter().find(is_it) {
+            Some(volume) => volume.id,
             None => {
                 let mut item = json!({
                     "name": node.name,
@@ -364,9 +363,8 @@ impl Site<'_> {
         };
         let begun = Instant::now();
         loop {
-            let mut answer = self.api.get(Service::Volume, &format!("volumes/{id}")).await?;
-            let volume: Volume =
-                owned::items(vec![answer["volume"].take()]).pop().unwrap_or_default();
+            let answer = self.api.get(Service::Volume, &format!("volumes/{id}")).await?;
+            let volume: Volume = owned::item(answer, "volume");
             match volume.status.as_str() {
                 "available" | "in-use" => return Ok(id),
                 status if status.starts_with("error") || begun.elapsed() > SERVER_WITHIN => {
@@ -399,9 +397,8 @@ impl Site<'_> {
     ) -> Result<Server> {
         let begun = Instant::now();
         loop {
-            let mut answer = self.api.get(Service::Compute, &format!("servers/{id}")).await?;
-            let found: Vec<Server> = owned::items(vec![answer["server"].take()]);
-            let server = found.into_iter().next().unwrap_or_default();
+            let answer = self.api.get(Service::Compute, &format!("servers/{id}")).await?;
+            let server: Server = owned::item(answer, "server");
             if is_it(&server) {
                 return Ok(server);
             }
@@ -412,11 +409,6 @@ impl Site<'_> {
             }
             tokio::time::sleep(every).await;
         }
-    }
-
-    /// Does something to a server that takes no arguments.
-    pub(super) async fn act(&self, id: &str, action: &str) -> Result<()> {
-        act(self.api, id, action).await
     }
 
     /// Why a server came to nothing, with everything that is known of it.
@@ -436,7 +428,7 @@ impl Site<'_> {
                 fault.code,
                 self.request(&server.id).await.as_deref().unwrap_or("unknown")
             ));
-        if let Some(console) = self.api.console(&server.id, CONSOLE_LINES).await {
+        if let Some(console) = self.api.console(&server.id).await {
             error = error.because(format!("its console ends with: {console}"));
         }
         let lower = message.to_ascii_lowercase();
@@ -458,15 +450,10 @@ impl Site<'_> {
         let made = actions.iter().find(|action| action["action"] == "create")?;
         made["request_id"].as_str().map(str::to_owned)
     }
-
-    /// Deletes a server and waits until it is gone.
-    pub(super) async fn delete_server(&self, id: &str) -> Result<()> {
-        delete_server(self.api, id).await
-    }
 }
 
 /// Does something to a server that takes no arguments. What is done already is done.
-pub(super) async fn act(api: &super::api::Api, id: &str, action: &str) -> Result<()> {
+pub(super) async fn act(api: &Api, id: &str, action: &str) -> Result<()> {
     let body = json!({action: null});
     let path = format!("servers/{id}/action");
     match api.post(Service::Compute, &path, body).await {
@@ -477,17 +464,17 @@ pub(super) async fn act(api: &super::api::Api, id: &str, action: &str) -> Result
 }
 
 /// Deletes a server and waits until it is gone. One that a cloud keeps for a while is as good as gone.
-pub(super) async fn delete_server(api: &super::api::Api, id: &str) -> Result<()> {
+async fn delete_server(api: &Api, id: &str) -> Result<()> {
     let path = format!("servers/{id}");
     remove(api, Service::Compute, &path).await?;
     let begun = Instant::now();
     let mut forced = false;
     loop {
-        let mut answer = match api.get(Service::Compute, &path).await {
+        let answer = match api.get(Service::Compute, &path).await {
             Err(fault) if fault.is(404) => return Ok(()),
             result => result?,
         };
-        let server: Server = owned::items(vec![answer["server"].take()]).pop().unwrap_or_default();
+        let server: Server = owned::item(answer, "server");
         match server.status.as_str() {
             "DELETED" => return Ok(()),
             "SOFT_DELETED" if forced => return Ok(()),
@@ -510,8 +497,8 @@ pub(super) async fn delete_server(api: &super::api::Api, id: &str) -> Result<()>
 
 /// Removes what belongs to one node, in the order in which it depends on each other.
 pub(super) async fn delete_node(
-    api: &super::api::Api,
-    marks: &super::marks::Marks,
+    api: &Api,
+    marks: &Marks,
     owned: &Owned,
     name: &str,
     keep_data: bool,

@@ -46,7 +46,7 @@ use guests::Guests;
 use marks::Marks;
 use owned::{Owned, Port, Server};
 use resolve::Resolved;
-use shared::Shared;
+use shared::{Shared, Workshop};
 use ssh::Place;
 
 /// How long what was found in the cloud is taken for true by those who only look.
@@ -59,8 +59,6 @@ const AT_ONCE: usize = 8;
 const CHANGED_WITHIN: Duration = Duration::from_secs(180);
 /// How often it is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How many lines of the console of a server that is not reached are shown.
-const CONSOLE_LINES: usize = 15;
 
 /// The key of a server's metadata that holds its host key.
 const HOST_KEY: &str = "sky.host-key";
@@ -124,8 +122,8 @@ impl Servers {
         *self.seen.lock().await = None;
     }
 
-    async fn workshop(&self) -> Result<shared::Site<'_>> {
-        Ok(shared::Site {
+    async fn workshop(&self) -> Result<Workshop<'_>> {
+        Ok(Workshop {
             api: self.api().await?,
             settings: &self.site.openstack,
             marks: &self.marks,
@@ -272,7 +270,7 @@ impl Servers {
         if self.site.openstack.agent_image.is_none() {
             let gateway = self.gateway(&owned);
             if let Err(error) = self.guests.ready(&place, gateway.as_ref()).await {
-                return Err(match self.api().await?.console(&server.id, CONSOLE_LINES).await {
+                return Err(match self.api().await?.console(&server.id).await {
                     Some(console) => error.because(format!("its console ends with: {console}")),
                     None => error,
                 });

@@ -218,6 +218,11 @@ pub(super) fn items<T: DeserializeOwned>(values: Vec<Value>) -> Vec<T> {
     values.into_iter().filter_map(item).collect()
 }
 
+/// The item at `key` of an answer. One that cannot be understood is as good as empty.
+pub(super) fn item<T: DeserializeOwned + Default>(mut answer: Value, key: &str) -> T {
+    items(vec![answer[key].take()]).pop().unwrap_or_default()
+}
+
 impl Owned {
     /// Asks all services side by side.
     pub(super) async fn find(api: &Api, marks: &Marks) -> Result<Self, Fault> {
@@ -233,7 +238,7 @@ impl Owned {
             servers(api, marks),
             api.list(Service::Compute, "os-server-groups", "server_groups"),
             api.list(Service::Compute, "os-keypairs", "keypairs"),
-            volumes(api),
+            volumes(api, marks),
         )?;
         let keypairs = keypairs.into_iter().map(|mut item| item["keypair"].take()).collect();
         let mut owned = Self {
@@ -244,7 +249,7 @@ impl Owned {
             ports: items(ports),
             floating_ips: items(floating_ips),
             servers,
-            volumes: items(volumes),
+            volumes,
             server_groups: items(server_groups),
             keypairs: items(keypairs),
         };
@@ -254,7 +259,6 @@ impl Owned {
         owned.security_groups.retain(|item| marks.owns(&item.description));
         owned.ports.retain(|item| marks.owns(&item.description));
         owned.floating_ips.retain(|item| marks.owns(&item.description));
-        owned.volumes.retain(|item| marks.owns(&item.description));
         owned.server_groups.retain(|item| item.name == marks.tag());
         let comment = format!(" {}", marks.tag());
         owned.keypairs.retain(|item| item.public_key.trim_end().ends_with(&comment));
@@ -295,12 +299,15 @@ pub(super) async fn ours(api: &Api, path: &str, key: &str) -> Result<Vec<Value>,
     api.list(Service::Network, &path, key).await
 }
 
-/// The project's volumes, where the cloud has any.
-async fn volumes(api: &Api) -> Result<Vec<Value>, Fault> {
+/// The volumes of the ring, where the cloud has any.
+pub(super) async fn volumes(api: &Api, marks: &Marks) -> Result<Vec<Volume>, Fault> {
     if !api.has(Service::Volume).await {
         return Ok(Vec::new());
     }
-    api.list(Service::Volume, "volumes/detail", "volumes").await
+    let mut volumes: Vec<Volume> =
+        items(api.list(Service::Volume, "volumes/detail", "volumes").await?);
+    volumes.retain(|volume| marks.owns(&volume.description));
+    Ok(volumes)
 }
 
 #[cfg(test)]

@@ -183,11 +183,7 @@ fn bill(
         bill.add("key pair", &name, "");
         bill.take("key pairs", 1);
     }
-    let has_port = |node: &&NodeSpec| {
-        let described = |text: &str| marks.node(text).is_some_and(|known| known.name == node.name);
-        owned.ports.iter().any(|port| described(&port.description))
-    };
-    for node in new.iter().filter(|node| !has_port(node)) {
+    for node in new.iter().filter(|node| owned.port(marks, &node.name).is_none()) {
         bill.add("port", &node.name, "");
         bill.take("ports", 1);
     }

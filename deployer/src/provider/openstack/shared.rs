@@ -25,7 +25,7 @@ pub(super) struct Shared {
 }
 
 /// What is needed to make things in a project.
-pub(super) struct Site<'a> {
+pub(super) struct Workshop<'a> {
     pub(super) api: &'a Api,
     pub(super) settings: &'a Openstack,
     pub(super) marks: &'a Marks,
@@ -34,7 +34,7 @@ pub(super) struct Site<'a> {
     pub(super) placing: &'a tokio::sync::Mutex<()>,
 }
 
-impl Site<'_> {
+impl Workshop<'_> {
     /// Makes what is missing. `ports` are those of the agents, `public_key` is ours.
     pub(super) async fn ensure(
         &self,
@@ -232,12 +232,11 @@ pub(super) async fn way_out(api: &Api, resolved: &Resolved) -> Result<Option<Pro
         return Ok(None);
     }
     for port in connected {
-        let mut answer =
-            match api.get(Service::Network, &format!("routers/{}", port.device_id)).await {
-                Err(fault) if fault.is(404) => return Ok(None),
-                result => result?,
-            };
-        let router: Router = owned::items(vec![answer["router"].take()]).pop().unwrap_or_default();
+        let answer = match api.get(Service::Network, &format!("routers/{}", port.device_id)).await {
+            Err(fault) if fault.is(404) => return Ok(None),
+            result => result?,
+        };
+        let router: Router = owned::item(answer, "router");
         if router.external_gateway_info["network_id"].as_str() == Some(&external.id) {
             return Ok(None);
         }
@@ -441,13 +440,18 @@ pub(super) async fn clear(api: &Api, marks: &Marks) -> Result<()> {
     Error::of(problems).map_or(Ok(()), Err)
 }
 
+/// Takes an interface off a router; what is not there is off.
+async fn unplug(api: &Api, router: &str, interface: Value) -> Result<(), Fault> {
+    let path = format!("routers/{router}/remove_router_interface");
+    match api.put(Service::Network, &path, interface).await {
+        Err(fault) if !fault.is(404) => Err(fault),
+        _ => Ok(()),
+    }
+}
+
 async fn remove_router(api: &Api, router: &Router) -> Result<(), Fault> {
     for port in interfaces(api, &router.id).await? {
-        let path = format!("routers/{}/remove_router_interface", router.id);
-        match api.put(Service::Network, &path, json!({"port_id": port.id})).await {
-            Err(fault) if !fault.is(404) => return Err(fault),
-            _ => {}
-        }
+        unplug(api, &router.id, json!({"port_id": port.id})).await?;
     }
     remove(api, Service::Network, &format!("routers/{}", router.id)).await
 }
@@ -455,11 +459,7 @@ async fn remove_router(api: &Api, router: &Router) -> Result<(), Fault> {
 /// Takes a subnet of ours off the routers that are not ours.
 async fn disconnect(api: &Api, subnet: &str) -> Result<(), Fault> {
     for port in ports_in(api, subnet).await?.iter().filter(|port| is_interface(port)) {
-        let path = format!("routers/{}/remove_router_interface", port.device_id);
-        match api.put(Service::Network, &path, json!({"subnet_id": subnet})).await {
-            Err(fault) if !fault.is(404) => return Err(fault),
-            _ => {}
-        }
+        unplug(api, &port.device_id, json!({"subnet_id": subnet})).await?;
     }
     Ok(())
 }
