@@ -159,14 +159,20 @@ fn a_directory_belongs_to_one_node() {
 }
 
 #[test]
-fn what_a_newer_agent_or_chance_wrote_is_refused() {
+fn what_another_version_or_chance_wrote_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     drop(open(folder.path()).unwrap());
     let file = folder.path().join("identity");
     let identity = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, identity.replace("\"format\":1", "\"format\":2,\"new\":[]")).unwrap();
-    let error = refused(folder.path(), None);
-    assert!(matches!(error, DirectoryError::NewerFormat { found: 2, .. }), "{error}");
+    for other in [1, 3] {
+        let format = format!("\"format\":{other},\"new\":[]");
+        std::fs::write(&file, identity.replace("\"format\":2", &format)).unwrap();
+        let error = refused(folder.path(), None);
+        assert!(
+            matches!(error, DirectoryError::OtherFormat { found, .. } if found == other),
+            "{error}"
+        );
+    }
     std::fs::write(&file, "").unwrap();
     let error = refused(folder.path(), None);
     assert!(matches!(error, DirectoryError::DamagedIdentity { .. }), "{error}");

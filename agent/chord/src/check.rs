@@ -138,6 +138,7 @@ impl<'a> Ranges<'a> {
             self.judge_members(range);
             self.judge_data(range);
             misplaced.extend(self.misplaced(range));
+            misplaced.extend(self.unmerged(range));
         }
         misplaced
     }
@@ -244,6 +245,13 @@ impl<'a> Ranges<'a> {
             let member = member.map_or_else(|| format!("{node:?}"), name);
             self.problems.push(format!("{member} may lack writes of {arc}."));
         }
+    }
+
+    /// Whether a range ends with no node, because the node there has gone.
+    fn unmerged(&self, range: &RangeView) -> Option<String> {
+        let is_node = self.nodes.iter().any(|view| view.me.node.position == range.hi);
+        let arc = arc(range);
+        (!is_node).then(|| format!("{arc} has not been merged with the range after it yet."))
     }
 
     /// Whether the members are the first node at or after the range's end, and those around it.

@@ -85,6 +85,9 @@ pub struct Config {
     /// The members of the epoch before, asked as well until the sweep is done; empty if they are the
     /// same nodes.
     pub prev: Vec<Peer>,
+    /// Decided by an operator, because a majority of the members before is gone for good: `prev` are those
+    /// that survived, and all of them are asked.
+    pub forced: bool,
 }
 
 impl Config {
@@ -103,6 +106,20 @@ impl Config {
         self.covers(other.hi) || other.covers(self.hi)
     }
 
+    /// Whether all points of the other range lie in this one.
+    pub fn contains(&self, other: &Self) -> bool {
+        let length = |config: &Self| config.lo.distance_to(config.hi);
+        self.lo == self.hi
+            || other.lo != other.hi
+                && self.covers(other.hi)
+                && self.lo.distance_to(other.hi) >= length(other)
+    }
+
+    /// Whether the other range, with the same end, begins within this one: the rest was split off.
+    pub fn is_cut_by(&self, other: &Self) -> bool {
+        other.lo != self.lo && other.lo != self.hi && self.covers(other.lo)
+    }
+
     /// Whether `node` accepts writes in this epoch.
     pub fn has_member(&self, node: &NodeId) -> bool {
         self.members.iter().any(|peer| peer.node == *node)
@@ -111,6 +128,18 @@ impl Config {
     /// Whether `node` was a member in the epoch before and is still asked.
     pub fn has_prev(&self, node: &NodeId) -> bool {
         self.prev.iter().any(|peer| peer.node == *node)
+    }
+
+    /// Whether these nodes are a majority of the members.
+    pub fn is_quorum(&self, has: impl Fn(&NodeId) -> bool) -> bool {
+        let count = self.members.iter().filter(|peer| has(&peer.node)).count();
+        is_majority(count, self.members.len())
+    }
+
+    /// Whether these nodes are enough of `prev` to have seen everything chosen before this epoch.
+    pub fn is_prev_quorum(&self, has: impl Fn(&NodeId) -> bool) -> bool {
+        let count = self.prev.iter().filter(|peer| has(&peer.node)).count();
+        if self.forced { count == self.prev.len() } else { is_majority(count, self.prev.len()) }
     }
 
     /// Everyone who answers for this range: members, then those who are only in `prev`.
@@ -144,8 +173,30 @@ pub struct SlotBallot {
     pub boot: u32,
 }
 
-/// What a slot decides: the configurations of the next epoch, one, or two for a split.
-pub type Proposal = Vec<Config>;
+/// What a slot decides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Proposal {
+    /// The next configuration of the slot's range, or the two that it is split into.
+    Next(Vec<Config>),
+    /// One configuration for two neighbouring ranges. Acceptors take it for the slots of both at once, so
+    /// that it is decided in both or in neither.
+    Merge {
+        /// The slots of the left and of the right range.
+        slots: [RangeTag; 2],
+        /// What they become.
+        config: Config,
+    },
+}
+
+impl Proposal {
+    /// The configurations that are in force once this is decided.
+    pub fn configs(&self) -> &[Config] {
+        match self {
+            Self::Next(configs) => configs,
+            Self::Merge { config, .. } => std::slice::from_ref(config),
+        }
+    }
+}
 
 /// What a node durably knows of one configuration slot. Never deleted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,8 +204,11 @@ pub struct Slot {
     /// The highest ballot promised.
     pub promised: Option<SlotBallot>,
     /// The proposal accepted last.
-    pub accepted: Option<(SlotBallot, Proposal)>,
+    pub accepted: Option<Accepted>,
 }
+
+/// A proposal, and the ballot under which it was accepted.
+pub type Accepted = (SlotBallot, Proposal);
 
 /// Whether `count` of `total` is a majority.
 pub const fn is_majority(count: usize, total: usize) -> bool {

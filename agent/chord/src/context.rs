@@ -134,6 +134,11 @@ impl Context {
         self.persist(Write::Meta { name: name.into(), bytes: Some(bytes) })
     }
 
+    /// Removes a small named record with the commit of this event.
+    pub(crate) fn forget_meta(&mut self, name: String) -> u64 {
+        self.persist(Write::Meta { name, bytes: None })
+    }
+
     /// Whether the store has failed: nothing more is written.
     pub(crate) const fn is_broken(&self) -> bool {
         self.broken

@@ -42,7 +42,9 @@ mod timer;
 mod view;
 
 pub use check::{Verdict, check, zave_invariant};
-pub use config::{Ballot, Config, NodeId, Peer, Proposal, RangeTag, Slot, SlotBallot, is_majority};
+pub use config::{
+    Accepted, Ballot, Config, NodeId, Peer, Proposal, RangeTag, Slot, SlotBallot, is_majority,
+};
 pub use event::{Event, Notice, Output, Records, StoreError, Ticket, Write};
 pub use fingers::{Fingers, Router};
 pub use id::{Id, InvalidId, Space};

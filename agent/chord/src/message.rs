@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Id;
-use crate::config::{Ballot, Config, NodeId, Peer, Proposal, RangeTag, SlotBallot};
+use crate::config::{Accepted, Ballot, Config, NodeId, Peer, Proposal, RangeTag, SlotBallot};
 use crate::record::{Key, Register, RequestId};
 use crate::request::{Answer, Cursor, Failure, Operation};
 use crate::view::View;
@@ -161,22 +161,22 @@ pub enum Body {
         /// Whether there are no further keys up to the point asked for.
         end: bool,
     },
-    /// Phase 1 for the configuration slot of this range and epoch.
+    /// Phase 1 for the configuration slots of these ranges and epochs.
     SlotPrepare {
-        /// The range and epoch whose successor is to be decided.
-        at: RangeTag,
+        /// One, or for a merge two, whose successor is to be decided.
+        at: Vec<RangeTag>,
         /// The ballot to promise.
         ballot: SlotBallot,
     },
     /// The answer to [`Body::SlotPrepare`].
     SlotPromised {
-        /// What was accepted before, if anything: it must be proposed again.
-        accepted: Option<(SlotBallot, Proposal)>,
+        /// What was accepted before in each slot, if anything: it must be proposed again.
+        accepted: Vec<Option<Accepted>>,
     },
-    /// Phase 2 for a configuration slot.
+    /// Phase 2 for configuration slots.
     SlotAccept {
-        /// The range and epoch whose successor is to be decided.
-        at: RangeTag,
+        /// As in phase 1.
+        at: Vec<RangeTag>,
         /// The ballot of the round.
         ballot: SlotBallot,
         /// The configurations of the next epoch.

@@ -361,9 +361,9 @@ impl<R: Records> Node<R> {
                 ranges.on_forward(w, from, call, errand);
             }
             Body::GetConfig { point } => ranges.on_get_config(w, from, call, point),
-            Body::SlotPrepare { at, ballot } => ranges.on_slot(w, from, call, at, ballot, None),
+            Body::SlotPrepare { at, ballot } => ranges.on_slot(w, from, call, &at, ballot, None),
             Body::SlotAccept { at, ballot, proposal } => {
-                ranges.on_slot(w, from, call, at, ballot, Some(proposal));
+                ranges.on_slot(w, from, call, &at, ballot, Some(proposal));
             }
             Body::Decided { configs } => ranges.on_decided(w, from, call, &configs),
             Body::Swept { at } => ranges.on_swept(w, at),

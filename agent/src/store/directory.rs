@@ -19,7 +19,7 @@ use sky_chord::{Id, NodeId, StoreError};
 use super::Disk;
 
 /// The format of data directories that this agent reads and writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -50,9 +50,9 @@ pub enum DirectoryError {
         /// The position asked for.
         wanted: Id,
     },
-    /// It was written by a newer agent.
-    #[error("the data directory {path} has format {found}; this agent knows up to {FORMAT}")]
-    NewerFormat {
+    /// It was written by another version of the agent.
+    #[error("the data directory {path} has format {found}; this agent reads format {FORMAT}")]
+    OtherFormat {
         /// The directory.
         path: PathBuf,
         /// Its format.
@@ -100,8 +100,8 @@ impl DirectoryError {
             Self::OtherNode { found, .. } => {
                 format!("Leave --id out, say --id {found}, or give another --data.")
             }
-            Self::NewerFormat { .. } => {
-                "Use the newer version of sky-agent that wrote it.".to_owned()
+            Self::OtherFormat { .. } => {
+                format!("Use the version of sky-agent that wrote it. {fresh}")
             }
             Self::DamagedIdentity { .. } | Self::Incomplete { .. } => fresh.to_owned(),
             Self::Store { .. } => format!("Check that disk. {fresh}"),
@@ -136,7 +136,7 @@ impl Directory {
     /// `wanted`, if there is one.
     ///
     /// # Errors
-    /// If it is in use, of another node, of a newer format, damaged, or cannot be written.
+    /// If it is in use, of another node, of another format, damaged, or cannot be written.
     pub fn open(
         path: &Path,
         wanted: Option<Id>,
@@ -246,8 +246,8 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, DirectoryError> {
         reason: error.to_string(),
     };
     let AnyFormat { format } = serde_json::from_slice(&bytes).map_err(damaged)?;
-    if format > FORMAT {
-        return Err(DirectoryError::NewerFormat { path: path.to_owned(), found: format });
+    if format != FORMAT {
+        return Err(DirectoryError::OtherFormat { path: path.to_owned(), found: format });
     }
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }

@@ -7,7 +7,7 @@ use super::round::Origin;
 use super::{Ranges, World};
 use crate::Id;
 use crate::call::{ListingId, RangeCall};
-use crate::config::{Config, NodeId, Peer, is_majority};
+use crate::config::{Config, NodeId, Peer};
 use crate::event::Records;
 use crate::message::{Body, Refusal, ScanEntry};
 use crate::record::Key;
@@ -154,11 +154,8 @@ fn too_few() -> Failure {
 
 impl Listing {
     fn is_agreed(&self) -> bool {
-        let majority_of = |set: &[Peer]| {
-            let count = set.iter().filter(|peer| self.pages.contains_key(&peer.node)).count();
-            is_majority(count, set.len())
-        };
-        majority_of(&self.config.members) && (!self.ask_prev || majority_of(&self.config.prev))
+        let has = |node: &NodeId| self.pages.contains_key(node);
+        self.config.is_quorum(has) && (!self.ask_prev || self.config.is_prev_quorum(has))
     }
 
     fn merge(&self) -> Answer {

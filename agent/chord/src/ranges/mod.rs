@@ -10,19 +10,23 @@
 //! - [`change`]: what an operation makes of a key's state
 //! - [`operate`]: the way of a client's operation to a member that carries it out
 //! - [`listing`]: pages of keys, agreed by a quorum
-//! - [`config_change`]: slots, decisions, adoption
+//! - [`slots`]: deciding the next configuration, or that of two ranges that merge
+//! - [`adoption`]: taking up what was decided
+//! - [`plan`]: the configuration that a range should have
 //! - [`repair`]: what the leader of a range does: split, replace, sweep, compare, release
 //! - [`transfer`]: a pass over the keys of a range
 //! - [`stored`]: the records of this node, with what is not yet on disk
 
 mod acceptor;
+mod adoption;
 mod change;
-mod config_change;
 mod listing;
 mod operate;
+mod plan;
 mod register;
 mod repair;
 mod round;
+mod slots;
 mod stored;
 mod transfer;
 
@@ -73,7 +77,8 @@ impl Known {
     /// It answers for nothing here, not even in an epoch before.
     fn sealed(old: &Config, hi: Id) -> Self {
         let Config { lo, epoch, .. } = *old;
-        let config = Config { lo, hi, epoch, members: Vec::new(), prev: Vec::new() };
+        let nobody = Vec::new;
+        let config = Config { lo, hi, epoch, members: nobody(), prev: nobody(), forced: false };
         Self { config: Arc::new(config), swept: true, released: false, seq: 0 }
     }
 
@@ -107,7 +112,7 @@ pub(crate) struct Ranges {
     registers: register::Registers,
     operations: operate::Operations,
     listings: listing::Listings,
-    changes: config_change::Changes,
+    changes: slots::Changes,
     leading: BTreeMap<Id, repair::Leading>,
     passes: transfer::Passes,
     wakes: BTreeSet<(Time, Wake)>,
@@ -151,8 +156,14 @@ impl Ranges {
     pub(crate) fn found<R: Records>(&mut self, w: &mut World<'_, R>) -> u64 {
         let me = w.ctx.me.clone();
         let position = me.node.position;
-        let config =
-            Config { lo: position, hi: position, epoch: 1, members: vec![me], prev: Vec::new() };
+        let config = Config {
+            lo: position,
+            hi: position,
+            epoch: 1,
+            members: vec![me],
+            prev: Vec::new(),
+            forced: false,
+        };
         self.adopt(w, &[config])
     }
 

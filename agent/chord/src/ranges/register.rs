@@ -12,7 +12,7 @@ use super::change::{Decision, decide, found};
 use super::round::{Job, Origin, Round, Stage, Task};
 use super::{Known, Ranges, Wake, World};
 use crate::call::{RangeCall, RoundId};
-use crate::config::{Ballot, NodeId, Peer, is_majority};
+use crate::config::{Ballot, NodeId, Peer};
 use crate::event::Records;
 use crate::message::{Body, Refusal};
 use crate::record::{Key, Register};
@@ -170,18 +170,11 @@ impl Ranges {
         };
         let (up, down): (Vec<_>, Vec<_>) =
             everyone.into_iter().partition(|peer| !w.members.is_suspect(&peer.node));
-        let is_enough = |nodes: &[Peer]| {
-            let among = |set: &[Peer]| {
-                let count = set.iter().filter(|p| nodes.iter().any(|n| n.node == p.node)).count();
-                is_majority(count, set.len())
-            };
-            among(&round.config.members) && (!round.ask_prev || among(&round.config.prev))
-        };
-        let to = if is_enough(&up) && round.attempts == 0 {
-            up.clone()
-        } else {
-            [up, down.clone()].concat()
-        };
+        let is_up = |node: &NodeId| up.iter().any(|peer| peer.node == *node);
+        let is_enough = round.config.is_quorum(is_up)
+            && (!round.ask_prev || round.config.is_prev_quorum(is_up));
+        let to =
+            if is_enough && round.attempts == 0 { up.clone() } else { [up, down.clone()].concat() };
         let missed: Vec<_> = down
             .iter()
             .filter(|peer| round.stage == Stage::Accept && !to.iter().any(|t| t.node == peer.node))

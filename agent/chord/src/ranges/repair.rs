@@ -4,13 +4,14 @@
 //! The leader is the first member clockwise from the end of the range that is not suspected. Two may
 //! believe to lead at once: every step they take is safe all the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::plan::{can_go_on, is_kept_apart, merged, wanted};
 use super::{RangeCall, Ranges, World, owner_first};
 use crate::Id;
-use crate::config::{Config, NodeId, Peer, Proposal, RangeTag, is_majority};
+use crate::config::{Config, NodeId, Proposal, RangeTag};
 use crate::event::{Notice, Records};
 use crate::message::{Body, MemberStatus};
 use crate::request::Cursor;
@@ -129,7 +130,24 @@ impl Ranges {
             self.start_change(w, config, proposal);
         } else if can_compare {
             self.start_compare(w, config);
+        } else if let Some(proposal) = self.wanted_merge(w, config) {
+            self.start_change(w, config, proposal);
         }
+    }
+
+    /// The merge of this range with the one before it, if nothing keeps them apart any more: they have the
+    /// same members, and no node between them.
+    fn wanted_merge<R: Records>(&self, w: &World<'_, R>, right: &Config) -> Option<Proposal> {
+        let known = self.known.get(&right.lo).filter(|known| self.is_current(known))?;
+        let left = &known.config;
+        let is_other = left.hi != right.hi && !known.is_sealed();
+        let is_settled = !known.must_ask_prev()
+            && !self.is_changing(left.hi, w.ctx.now)
+            && !self.passes.is_under_way(left.hi)
+            && wanted(w, left).is_none();
+        let merge = merged(left, right);
+        let fits = is_other && is_settled && left.same_members(&right.members);
+        (fits && !is_kept_apart(w, left) && can_go_on(w, &merge)).then_some(merge)
     }
 
     /// Asks a member whether the range has moved on without this node, or without that member.
@@ -235,94 +253,6 @@ impl Ranges {
     }
 }
 
-/// The change this range needs, or none.
-fn wanted<R: Records>(w: &World<'_, R>, config: &Config) -> Option<Proposal> {
-    let nodes = nodes_for(w, config);
-    let replicas = w.ctx.settings.replicas;
-    // Who is silent is not gone: where two are missing, waiting is better than trusting one node.
-    if nodes.len() + 1 < replicas.min(w.members.count()) {
-        return None;
-    }
-    let next = |lo: Id, hi: Id, members: Vec<Peer>| {
-        let keeps = config.same_members(&members);
-        let prev = if keeps { Vec::new() } else { config.members.clone() };
-        Config { lo, hi, epoch: config.epoch + 1, members, prev }
-    };
-    let inside: Vec<_> = nodes
-        .iter()
-        .map(|peer| peer.node.position)
-        .filter(|position| position.is_between(config.lo, config.hi))
-        .filter(|position| is_up(w, &nodes, *position))
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .collect();
-    if !inside.is_empty() {
-        let mut ordered = inside;
-        ordered.sort_by_key(|position| config.lo.distance_to(*position));
-        let middle = ordered[ordered.len() / 2];
-        let first = next(config.lo, middle, members_around(&nodes, middle, replicas));
-        let second = next(middle, config.hi, members_around(&nodes, config.hi, replicas));
-        return Some(vec![first, second]);
-    }
-    let members = members_around(&nodes, config.hi, replicas);
-    let is_needed = !members.is_empty() && !config.same_members(&members);
-    is_needed.then(|| vec![next(config.lo, config.hi, members)])
-}
-
-/// Whether a majority of the new members is known to live. Otherwise a member that is silent, but not
-/// for long enough to be replaced, could take the range with it.
-fn can_go_on<R: Records>(w: &World<'_, R>, proposal: &Proposal) -> bool {
-    proposal.iter().all(|config| {
-        let live =
-            config.members.iter().filter(|peer| w.members.is_proven(w.ctx, &peer.node)).count();
-        is_majority(live, config.members.len())
-    })
-}
-
-/// The nodes to choose members from: those that are up by their own word to this process (a table from
-/// before a power cut names nodes that are gone), and present members that may come back soon.
-fn nodes_for<R: Records>(w: &World<'_, R>, config: &Config) -> Vec<Peer> {
-    let mut nodes: BTreeMap<NodeId, Peer> = w
-        .members
-        .live()
-        .filter(|peer| w.members.status_of(&peer.node) == Some(MemberStatus::Up))
-        .filter(|peer| w.members.is_proven(w.ctx, &peer.node))
-        .map(|peer| (peer.node, peer.clone()))
-        .collect();
-    for peer in &config.members {
-        let is_gone = matches!(
-            w.members.status_of(&peer.node),
-            Some(MemberStatus::Left | MemberStatus::Leaving)
-        );
-        let silence = w.members.suspected_for(w.ctx.now, &peer.node).unwrap_or_default();
-        if !is_gone && silence < w.ctx.settings.repair_after {
-            nodes.entry(peer.node).or_insert_with(|| w.members.current(peer));
-        }
-    }
-    nodes.into_values().collect()
-}
-
-fn is_up<R: Records>(w: &World<'_, R>, nodes: &[Peer], position: Id) -> bool {
-    nodes.iter().any(|peer| {
-        peer.node.position == position
-            && !w.members.is_suspect(&peer.node)
-            && w.members.status_of(&peer.node) == Some(MemberStatus::Up)
-    })
-}
-
-/// The members a range that ends here should have: the first node at or after its end, its predecessor,
-/// its successor, and so on outwards. `nodes` are in ring order.
-fn members_around(nodes: &[Peer], hi: Id, replicas: usize) -> Vec<Peer> {
-    let count = replicas.min(nodes.len());
-    let owner = nodes.partition_point(|peer| peer.node.position < hi);
-    let at = |step: isize| {
-        let len = nodes.len() as isize;
-        nodes[(owner as isize + step).rem_euclid(len) as usize].clone()
-    };
-    let outwards = (0..count as isize).map(|i| if i % 2 == 1 { -(i + 1) / 2 } else { i / 2 });
-    outwards.map(at).collect()
-}
-
 /// The range (lo, hi] as one or two stretches of the list of all keys.
 pub(super) fn segments(lo: Id, hi: Id) -> Vec<(Option<Cursor>, Id)> {
     if lo < hi {
@@ -331,44 +261,5 @@ pub(super) fn segments(lo: Id, hi: Id) -> Vec<(Option<Cursor>, Id)> {
         vec![(None, hi)]
     } else {
         vec![(Some(Cursor::AfterPoint(lo)), Id::MAX), (None, hi)]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ring(positions: &[u64]) -> Vec<Peer> {
-        positions
-            .iter()
-            .map(|p| Peer {
-                node: NodeId { position: Id::small(*p), incarnation: 1 },
-                address: format!("n{p}").into(),
-            })
-            .collect()
-    }
-
-    fn chosen(positions: &[u64], hi: u64, replicas: usize) -> Vec<Id> {
-        members_around(&ring(positions), Id::small(hi), replicas)
-            .iter()
-            .map(|peer| peer.node.position)
-            .collect()
-    }
-
-    #[test]
-    fn members_are_owner_predecessor_and_successor() {
-        let id = Id::small;
-        assert_eq!(chosen(&[1, 4, 6], 4, 3), [id(4), id(1), id(6)]);
-        assert_eq!(chosen(&[1, 4, 6, 9], 5, 3), [id(6), id(4), id(9)]);
-        assert_eq!(chosen(&[1, 4, 6, 9], 10, 3), [id(1), id(9), id(4)]);
-        assert_eq!(chosen(&[1, 4, 6, 9, 12], 6, 5), [id(6), id(4), id(9), id(1), id(12)]);
-    }
-
-    #[test]
-    fn small_rings_have_fewer_members() {
-        let id = Id::small;
-        assert_eq!(chosen(&[5], 5, 3), [id(5)]);
-        assert_eq!(chosen(&[5, 8], 5, 3), [id(5), id(8)]);
-        assert!(chosen(&[], 5, 3).is_empty());
     }
 }

@@ -91,20 +91,15 @@ impl Round {
         self.asked.iter().any(is_open)
     }
 
-    pub(super) fn majority_of(&self, set: &[Peer]) -> bool {
-        let count = set.iter().filter(|peer| self.answers.contains_key(&peer.node)).count();
-        is_majority(count, set.len())
-    }
-
-    /// P1: a majority of the members, and of `prev` while it has to be asked.
+    /// P1: a majority of the members, and enough of `prev` while it has to be asked.
     pub(super) fn first_phase_done(&self) -> bool {
-        self.majority_of(&self.config.members)
-            && (!self.ask_prev || self.majority_of(&self.config.prev))
+        let has = |node: &NodeId| self.answers.contains_key(node);
+        self.config.is_quorum(has) && (!self.ask_prev || self.config.is_prev_quorum(has))
     }
 
     /// P2: a majority of the members.
     pub(super) fn second_phase_done(&self) -> bool {
-        self.majority_of(&self.config.members)
+        self.config.is_quorum(|node| self.answers.contains_key(node))
     }
 
     /// The state accepted under the highest ballot among all answers.
@@ -131,12 +126,9 @@ impl Round {
 
     /// Whether so many refused that the stage can never be done.
     pub(super) fn is_hopeless(&self) -> bool {
-        let possible = |set: &[Peer]| {
-            let count = set.iter().filter(|peer| !self.refused.contains_key(&peer.node)).count();
-            is_majority(count, set.len())
-        };
+        let may = |node: &NodeId| !self.refused.contains_key(node);
         let asks_prev = self.stage != Stage::Accept && self.ask_prev;
-        !possible(&self.config.members) || (asks_prev && !possible(&self.config.prev))
+        !self.config.is_quorum(may) || (asks_prev && !self.config.is_prev_quorum(may))
     }
 
     pub(super) fn is_full(&self) -> bool {

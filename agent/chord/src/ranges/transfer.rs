@@ -14,7 +14,7 @@ use super::round::{Job, Origin, Task};
 use super::{Ranges, World};
 use crate::Id;
 use crate::call::{PassId, RangeCall};
-use crate::config::{Ballot, Config, NodeId, Peer, is_majority};
+use crate::config::{Ballot, Config, NodeId, Peer};
 use crate::event::{Notice, Records};
 use crate::message::{Body, Refusal, ScanEntry};
 use crate::record::Key;
@@ -53,6 +53,11 @@ pub(super) struct Passes {
 }
 
 impl Passes {
+    /// Whether a pass over this range is at work.
+    pub(super) fn is_under_way(&self, hi: Id) -> bool {
+        self.under_way.contains_key(&hi)
+    }
+
     /// Ends a pass; jobs under way end by themselves.
     pub(super) fn abort(&mut self, hi: Id) {
         self.under_way.remove(&hi);
@@ -188,7 +193,7 @@ impl Ranges {
         let Some(pass) = self.passes.under_way.get_mut(&hi) else { return };
         let answered = pass.pages.len();
         let is_enough = match pass.kind {
-            Kind::Sweep => is_majority(answered, pass.sources.len()),
+            Kind::Sweep => pass.config.is_prev_quorum(|node| pass.pages.contains_key(node)),
             Kind::Compare(_) => answered == pass.sources.len(),
         };
         if !is_enough || !pass.waiting.is_empty() || pass.in_flight > 0 {

@@ -266,3 +266,26 @@ fn a_minority_refuses_and_a_healed_partition_is_forgotten() {
     cluster.settle();
     read_keys(&mut cluster, 30);
 }
+
+#[test]
+fn joins_and_leaves_leave_one_range_a_node() {
+    for seed in 0..3 {
+        let mut cluster = Cluster::ring(seed, settings(), 3);
+        write_keys(&mut cluster, 100);
+        let mut random = Random::new(seed);
+        let mut workload = Workload::new(Random::new(seed + 1), 3, 10);
+        for _ in 0..12 {
+            let position = random.id();
+            cluster.add(position);
+            settle_under_load(&mut cluster, &mut workload);
+            let leaver = random.pick(&cluster.expected()).expect("a node");
+            cluster.leave(leaver);
+            settle_under_load(&mut cluster, &mut workload);
+        }
+        workload.finish(&mut cluster);
+        workload.oracle.judge();
+        read_keys(&mut cluster, 100);
+        let (ranges, nodes) = (cluster.configs().len(), cluster.expected().len());
+        assert_eq!((ranges, nodes), (3, 3), "{:#?}", cluster.configs());
+    }
+}
