@@ -100,10 +100,13 @@ async fn live(settings: Settings) -> Result<(), Failure> {
     let (stop_accepting, stopping) = watch::channel(false);
     let (stop_driving, stopped) = watch::channel(false);
     let api = Api::new(handle, &settings, stopping.clone());
-    let driving = tokio::spawn(driver.run(stopped));
+    let mut driving = tokio::spawn(driver.run(stopped));
     let accepting = tokio::spawn(accept(listener, rpc, api, stopping));
     let signals = signals().map_err(fatal("signals cannot be received"))?;
-    let name = signals.await;
+    let name = tokio::select! {
+        name = signals => name,
+        ended = &mut driving => return Err(store_failed(ended)),
+    };
     tracing::info!("{name}: the agent finishes the requests under way and stops.");
     stop_accepting.send_replace(true);
     accepting.await.ok();
@@ -112,6 +115,21 @@ async fn live(settings: Settings) -> Result<(), Failure> {
     drop(directory);
     tracing::info!("The agent has stopped. Everything it acknowledged is on disk.");
     Ok(())
+}
+
+/// The node ended by itself.
+fn store_failed(ended: Result<Result<(), String>, tokio::task::JoinError>) -> Failure {
+    let reason = match ended {
+        Ok(Ok(())) => "it was stopped".to_owned(),
+        Ok(Err(reason)) => reason,
+        Err(error) => error.to_string(),
+    };
+    Failure {
+        what: format!("the store failed: {reason}"),
+        hint: "Check the disk. If it is sound, start the agent again; if data on it is damaged, remove the \
+               data directory: the node joins anew and the others bring its data back."
+            .to_owned(),
+    }
 }
 
 async fn listen(settings: &Settings) -> Result<TcpListener, Failure> {

@@ -132,6 +132,8 @@ pub struct Driver<S: Store> {
     found: Option<RingId>,
     joined: watch::Sender<bool>,
     load: Load,
+    /// Why the store cannot be used any more.
+    broken: Option<String>,
     /// Events that the driver itself made while it carried out the outputs of another.
     next: VecDeque<Event>,
 }
@@ -177,6 +179,7 @@ impl<S: Store + Clone> Driver<S> {
             found,
             joined: watch::Sender::new(false),
             load: Load { version: VERSION.to_owned(), ..Load::default() },
+            broken: None,
             next: VecDeque::new(),
         };
         Ok((handle, driver))
@@ -188,7 +191,11 @@ impl<S: Store + Clone> Driver<S> {
     }
 
     /// Runs the node until `stopping` holds true; then what it wrote is made durable.
-    pub async fn run(mut self, mut stopping: watch::Receiver<bool>) {
+    ///
+    /// # Errors
+    /// Why the store failed. A node that cannot read or write its data must not seem to be alive: the
+    /// others would wait for it.
+    pub async fn run(mut self, mut stopping: watch::Receiver<bool>) -> Result<(), String> {
         let mut progress = self.committer.progress();
         let mut full = self.committer.disk_full();
         let mut each_second = tokio::time::interval(Duration::from_secs(1));
@@ -207,7 +214,7 @@ impl<S: Store + Clone> Driver<S> {
                 }
             };
             tokio::select! {
-                () = crate::until(&mut stopping) => return,
+                () = crate::until(&mut stopping) => return Ok(()),
                 Some(event) = self.network.recv() => self.handle(event),
                 Some((request, answer)) = self.requests.recv(), if self.has_room() => {
                     self.ask(request, Asker::Client(answer));
@@ -227,6 +234,9 @@ impl<S: Store + Clone> Driver<S> {
                     self.measure();
                 }
                 () = tick => self.handle(Event::Tick),
+            }
+            if let Some(reason) = self.broken.take() {
+                return Err(reason);
             }
             if !self.handle_what_is_ready() {
                 // What was queued for peers and disk goes out before more is taken in.
@@ -302,6 +312,9 @@ impl<S: Store + Clone> Driver<S> {
 
     fn tell(&mut self, notice: Notice) {
         logging::tell(&notice);
+        if let Notice::StoreBroken { reason } = &notice {
+            self.broken = Some(reason.clone());
+        }
         let is_in_a_ring = matches!(notice, Notice::Joined { .. });
         self.last_notice += 1;
         // Fails only if nobody listens.

@@ -82,8 +82,13 @@ pub(crate) fn tell(notice: &Notice) {
         }
         Notice::DiskFull { full: false } => tracing::info!("The disk has room again."),
         Notice::StoreBroken { reason } => {
+            tracing::error!("The store failed, and the agent stops: {reason}.");
+        }
+        Notice::Diverged { count, keys, .. } => {
             tracing::error!(
-                "The store failed and nothing is written any more: {reason}. Check the disk, then start this agent again."
+                "Copies of {count} keys differ although they are of one version ({}): a disk was damaged or \
+                 changed from outside.",
+                keys.join(", ")
             );
         }
     }

@@ -207,8 +207,8 @@ async fn garbage_closes_the_connection_and_nothing_else() {
     let (one, mut other) = (Side::new(1, None).await, Side::new(2, None).await);
     let garbage: [&[u8]; 5] = [
         b"\0\0\0\0\0\0\0\0",
-        b"\0sky\0\x01\xff\xff\xff\xff",
-        b"\0sky\0\x01\0\0\0\x04abcd",
+        b"\0sky\0\x02\xff\xff\xff\xff",
+        b"\0sky\0\x02\0\0\0\x04abcd",
         b"\0sky\xff\xff",
         b"\0ky",
     ];
@@ -231,5 +231,5 @@ async fn an_older_agent_tells_a_newer_one_its_version() {
     stream.write_all(b"\0sky\0\x09whatever a newer version says").await.unwrap();
     let mut answer = [0; 6];
     timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("it answers").unwrap();
-    assert_eq!(&answer, b"\0sky\0\x01");
+    assert_eq!(&answer, b"\0sky\0\x02");
 }

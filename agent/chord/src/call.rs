@@ -1,7 +1,9 @@
 //! Names of the work that waits for answers: they tell where an answer, or its time-out, goes.
 
+use crate::config::RangeTag;
 use crate::event::Ticket;
 use crate::id::Id;
+use crate::record::Key;
 
 /// Why a question was asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,8 +31,14 @@ pub(crate) enum RangeCall {
     Round(RoundId, u32),
     /// A page of a list of keys.
     Listing(ListingId),
-    /// A page of a pass over a range, and which one.
+    /// A page of a sweep, and which one.
     Pass(PassId, u32),
+    /// Part of a comparison.
+    Compare(PassId, CompareStep),
+    /// Part of the collection of tombstones.
+    Collect(RangeTag, CollectStep),
+    /// Whether a node is ready to become a member.
+    Clear(RangeTag),
     /// A decision in a slot.
     Change(ChangeId),
     /// Telling a node of a decision.
@@ -39,6 +47,26 @@ pub(crate) enum RangeCall {
     Config(Id),
     /// A client's operation handed to a member.
     Forward(OperationId),
+}
+
+/// What a comparison asked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum CompareStep {
+    /// What a member holds in some place; the question's number.
+    Look(u64),
+    /// The record of a key that other members lack.
+    Fetch(Key),
+    /// Whether a member stored the record it lacked.
+    Copy(Key),
+}
+
+/// What a collection of tombstones asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CollectStep {
+    /// Which tombstones are held; so many parts are still to be asked about.
+    Ask(usize),
+    /// To drop this part of them.
+    Drop(usize),
 }
 
 impl RangeCall {

@@ -106,6 +106,11 @@ impl Config {
         self.covers(other.hi) || other.covers(self.hi)
     }
 
+    /// The same range and members in the next epoch.
+    pub fn next(&self) -> Self {
+        Self { epoch: self.epoch + 1, prev: Vec::new(), forced: false, ..self.clone() }
+    }
+
     /// Whether all points of the other range lie in this one.
     pub fn contains(&self, other: &Self) -> bool {
         let length = |config: &Self| config.lo.distance_to(config.hi);

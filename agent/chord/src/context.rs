@@ -139,7 +139,12 @@ impl Context {
         self.persist(Write::Meta { name, bytes: None })
     }
 
-    /// Whether the store has failed: nothing more is written.
+    /// The number of the last commit, that of this event if it writes anything.
+    pub(crate) fn last_commit(&self) -> u64 {
+        self.issued + u64::from(!self.writes.is_empty())
+    }
+
+    /// Whether the store has failed: nothing is read or written any more.
     pub(crate) const fn is_broken(&self) -> bool {
         self.broken
     }
@@ -172,11 +177,13 @@ impl Context {
         }
     }
 
-    /// The store failed: what waits for it is never said.
-    pub(crate) fn on_persist_failed(&mut self) {
-        self.broken = true;
+    /// The store failed: what waits for it is never said, and nothing is read or written any more.
+    pub(crate) fn break_store(&mut self, reason: String) {
         self.gated.clear();
         self.writes.clear();
+        if !std::mem::replace(&mut self.broken, true) {
+            self.notify(Notice::StoreBroken { reason });
+        }
     }
 
     /// Takes the call that this message answers, if it is one and comes from the node that was asked.

@@ -177,6 +177,16 @@ pub enum Notice {
         /// How many keys had to be handled.
         keys: u64,
     },
+    /// Members hold a key under one ballot with different content: one of them was damaged or changed from
+    /// outside, and nobody can tell which.
+    Diverged {
+        /// The range's last point.
+        hi: Id,
+        /// How many keys.
+        count: u64,
+        /// Some of them.
+        keys: Vec<String>,
+    },
     /// This node handed over everything and can be stopped.
     Drained,
     /// The disk became full, or has room again.

@@ -72,8 +72,12 @@ pub enum Body {
     Forward {
         /// The client's request, over all retries.
         request: RequestId,
+        /// When the request came to the sender, on its clock in microseconds.
+        stamp: u64,
         /// Whether another node may already be at work on the same request.
         retry: bool,
+        /// Whether no other node is asked, before and as long as this one is at work.
+        sole: bool,
         /// How long the client still waits, in milliseconds.
         budget_ms: u32,
         /// The operation.
@@ -161,6 +165,47 @@ pub enum Body {
         /// Whether there are no further keys up to the point asked for.
         end: bool,
     },
+    /// What do you hold of the range in the arcs one byte longer than this prefix?
+    Digest {
+        /// The range and epoch.
+        at: RangeTag,
+        /// The first bytes of all points of the arc asked about.
+        prefix: Vec<u8>,
+    },
+    /// The answer to [`Body::Digest`].
+    Digested {
+        /// The next byte, and the digest of what is held there; arcs with nothing are left out.
+        sums: Vec<(u8, u64)>,
+    },
+    /// Which of these tombstones do you hold?
+    Tombstones {
+        /// The range and epoch.
+        at: RangeTag,
+        /// Keys, and the ballots under which they were deleted.
+        keys: Vec<(Key, Ballot)>,
+    },
+    /// The answer to [`Body::Tombstones`].
+    TombstonesHeld {
+        /// For each key in turn.
+        held: Vec<bool>,
+    },
+    /// All members held these tombstones in the epoch before: drop them.
+    Collect {
+        /// The range and epoch.
+        at: RangeTag,
+        /// Keys, and the ballots under which they were deleted.
+        keys: Vec<(Key, Ballot)>,
+    },
+    /// The answer to [`Body::Collect`]: those not needed any more are gone.
+    Collected,
+    /// You are about to become a member of this range again or for the first time: take up this epoch, in
+    /// which you have no part, and forget whatever you hold of an earlier one.
+    Clear {
+        /// The configuration in force, swept.
+        config: Config,
+    },
+    /// The answer to [`Body::Clear`]: nothing of the range is held here.
+    Cleared,
     /// Phase 1 for the configuration slots of these ranges and epochs.
     SlotPrepare {
         /// One, or for a merge two, whose successor is to be decided.
@@ -223,6 +268,10 @@ impl Body {
                 | Self::Accepted
                 | Self::Held { .. }
                 | Self::Scanned { .. }
+                | Self::Digested { .. }
+                | Self::TombstonesHeld { .. }
+                | Self::Collected
+                | Self::Cleared
                 | Self::SlotPromised { .. }
                 | Self::SlotAccepted
                 | Self::Adopted
@@ -285,6 +334,8 @@ pub struct ScanEntry {
     pub live: bool,
     /// The size of the value in bytes.
     pub size: u32,
+    /// A fingerprint of the key with what was accepted and when.
+    pub digest: u64,
 }
 
 /// Why a question is not answered. A refusal is never "I have nothing".

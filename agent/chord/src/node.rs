@@ -151,10 +151,7 @@ impl<R: Records> Node<R> {
                 self.ctx.on_persisted(seq);
                 self.ranges.on_persisted(seq);
             }
-            Event::PersistFailed { reason, .. } => {
-                self.ctx.on_persist_failed();
-                self.ctx.notify(Notice::StoreBroken { reason });
-            }
+            Event::PersistFailed { reason, .. } => self.ctx.break_store(reason),
             Event::Measured(load) => {
                 self.ranges.set_disk_full(&mut self.ctx, load.disk_full);
                 self.load = load;
@@ -226,6 +223,10 @@ impl<R: Records> Node<R> {
                 let (ranges, mut world) = self.data();
                 ranges.on_reconcile(&mut world);
                 self.leave_when_drained();
+            }
+            Timer::Scrub => {
+                let (ranges, mut world) = self.data();
+                ranges.on_scrub(&mut world);
             }
             Timer::Retry => {
                 let (ranges, mut world) = self.data();
@@ -355,9 +356,9 @@ impl<R: Records> Node<R> {
         let (ranges, mut world) = self.data();
         let w = &mut world;
         match body {
-            Body::Forward { request, retry, budget_ms, operation } => {
+            Body::Forward { request, stamp, retry, sole, budget_ms, operation } => {
                 let budget = Duration::from_millis(u64::from(budget_ms));
-                let errand = Errand { request, retry, operation: *operation, budget };
+                let errand = Errand { request, stamp, retry, sole, operation: *operation, budget };
                 ranges.on_forward(w, from, call, errand);
             }
             Body::GetConfig { point } => ranges.on_get_config(w, from, call, point),
@@ -366,12 +367,16 @@ impl<R: Records> Node<R> {
                 ranges.on_slot(w, from, call, &at, ballot, Some(proposal));
             }
             Body::Decided { configs } => ranges.on_decided(w, from, call, &configs),
+            Body::Clear { config } => ranges.on_clear(w, from, call, config),
             Body::Swept { at } => ranges.on_swept(w, at),
             Body::Lagging { at, member } => ranges.on_lagging(w.ctx, at, member),
             question @ (Body::Prepare { .. }
             | Body::Accept { .. }
             | Body::Read { .. }
-            | Body::Scan { .. }) => ranges.on_question(w, from, call, question),
+            | Body::Scan { .. }
+            | Body::Digest { .. }
+            | Body::Tombstones { .. }
+            | Body::Collect { .. }) => ranges.on_question(w, from, call, question),
             // Answers do not come here.
             _ => {}
         }
@@ -408,8 +413,7 @@ impl<R: Records> Node<R> {
             }
             Request::Operate { id, retry, operation, budget } => {
                 let (ranges, mut world) = self.data();
-                let errand = Errand { request: id, retry, operation, budget };
-                ranges.operate(&mut world, ticket, errand);
+                ranges.operate(&mut world, ticket, id, retry, operation, budget);
             }
             Request::Lookup { target } => {
                 self.start_lookup(LookupPurpose::Request(ticket, target), target);

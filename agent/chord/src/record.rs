@@ -70,8 +70,8 @@ impl fmt::Debug for Value {
 
 /// Identifies one request of a client over all its retries.
 ///
-/// The id of an agent begins with the time the request came, so that a key can tell that a retry is too
-/// old for its memory. An id made of a client's own text has the highest bit set and no time in it.
+/// The id of an agent begins with the time the request came. An id made of a client's own text has the
+/// highest bit set and no time in it.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -89,6 +89,11 @@ impl RequestId {
     /// The id of a request that the client itself identifies, by a hash of its text.
     pub const fn given(hash: u128) -> Self {
         Self(hash | Self::GIVEN)
+    }
+
+    /// The time in the id, if there is one.
+    pub(crate) const fn micros(self) -> Option<u64> {
+        if self.has_time() { Some((self.0 >> 64) as u64) } else { None }
     }
 
     const fn has_time(self) -> bool {
@@ -114,6 +119,9 @@ pub enum Effect {
 pub struct Done {
     /// The request.
     pub request: RequestId,
+    /// When it came to the first agent, in microseconds on that agent's clock: the same for everybody to
+    /// whom that agent handed it.
+    pub stamp: u64,
     /// What it did.
     pub effect: Effect,
     /// The version that it made, or found.
@@ -129,28 +137,29 @@ pub struct Register {
     pub value: Option<Value>,
     /// The last requests carried out, oldest first, at most [`REQUEST_IDS_KEPT`].
     pub done: Vec<Done>,
-    /// The latest of the requests carried out that are not in `done` any more.
-    pub forgotten: RequestId,
+    /// The latest stamp of the requests carried out that are not in `done` any more; 0 if there are none.
+    pub forgotten: u64,
 }
 
 impl Register {
     /// A key that was never written.
     pub const ABSENT: Self =
-        Self { version: Ballot::ZERO, value: None, done: Vec::new(), forgotten: RequestId(0) };
+        Self { version: Ballot::ZERO, value: None, done: Vec::new(), forgotten: 0 };
 
     /// Notes that `request` was carried out, and forgets the oldest if there are too many.
     pub fn remember(&mut self, done: Done) {
         if self.done.len() >= REQUEST_IDS_KEPT {
             let forgotten = self.done.drain(..=self.done.len() - REQUEST_IDS_KEPT);
-            let timed = forgotten.map(|done| done.request).filter(|request| request.has_time());
-            self.forgotten = timed.max().unwrap_or_default().max(self.forgotten);
+            self.forgotten =
+                forgotten.map(|done| done.stamp).max().unwrap_or(0).max(self.forgotten);
         }
         self.done.push(done);
     }
 
-    /// Whether this request may have been carried out so long ago that it is not remembered.
-    pub fn may_have_forgotten(&self, request: RequestId) -> bool {
-        request.has_time() && request <= self.forgotten
+    /// Whether a request with this stamp may have been carried out so long ago that it is not remembered. If
+    /// it was, its own stamp is among those forgotten, so that the clocks of agents need not agree.
+    pub const fn may_have_forgotten(&self, stamp: u64) -> bool {
+        self.forgotten != 0 && stamp <= self.forgotten
     }
 }
 
@@ -173,6 +182,11 @@ impl Record {
     /// Whether a value is held (neither nothing nor a tombstone).
     pub const fn is_live(&self) -> bool {
         self.register.value.is_some()
+    }
+
+    /// Whether it says that the key does not exist any more.
+    pub fn is_tombstone(&self) -> bool {
+        self.register.value.is_none() && self.accepted != Ballot::ZERO
     }
 
     /// The stored form. The first byte is the version of the format.
@@ -213,15 +227,16 @@ mod tests {
         for i in 0..20 {
             register.remember(Done {
                 request: RequestId(i),
+                stamp: i as u64,
                 effect: Effect::Replaced,
                 version: Ballot::ZERO,
             });
         }
         let kept: Vec<_> = register.done.iter().map(|done| done.request.0).collect();
         assert_eq!(kept, (4..20).collect::<Vec<_>>());
-        assert!(register.may_have_forgotten(RequestId(3)));
-        assert!(!register.may_have_forgotten(RequestId(4)));
-        assert!(!register.may_have_forgotten(RequestId::given(3)));
+        assert!(register.may_have_forgotten(3));
+        assert!(!register.may_have_forgotten(4));
+        assert!(!Register::ABSENT.may_have_forgotten(0));
     }
 
     #[test]

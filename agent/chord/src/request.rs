@@ -151,6 +151,10 @@ pub enum Failure {
     /// A majority of the key's members have no disk space left.
     #[error("the disks of the key's members are full")]
     DiskFull,
+    /// The key does not remember requests as old as this one: the node that says so cannot tell whether
+    /// another one has carried it out, and changed nothing.
+    #[error("the key has forgotten requests as old as this one")]
+    TooOld,
     /// This node is not one of the key's members; this is the configuration it knows, if any.
     #[error("not a member of the key's range")]
     NotMember(Option<Box<Config>>),

@@ -33,6 +33,10 @@ pub struct Settings {
     pub sweep_window: usize,
     /// How often all members of a range are compared, even if nothing seems to be missing.
     pub compare_every: Duration,
+    /// How long a deleted key is remembered at least, with the ids of its last requests.
+    pub tombstones_kept: Duration,
+    /// How long it takes to read everything on disk once, to find what was damaged there.
+    pub scrub_in: Duration,
 }
 
 impl Default for Settings {
@@ -51,6 +55,8 @@ impl Default for Settings {
             rto: (Duration::from_millis(100), Duration::from_secs(1)),
             sweep_window: 128,
             compare_every: Duration::from_secs(300),
+            tombstones_kept: Duration::from_secs(3600),
+            scrub_in: Duration::from_secs(24 * 3600),
         }
     }
 }

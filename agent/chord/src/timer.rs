@@ -17,6 +17,8 @@ pub(crate) enum Timer {
     Gossip,
     /// Look at every range this node leads: members, sweep, comparison.
     Reconcile,
+    /// Read the next part of what is on disk, whether it is still what was written.
+    Scrub,
     /// Wake the rounds of operations that wait before a new attempt.
     Retry,
 }

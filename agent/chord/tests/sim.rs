@@ -60,6 +60,8 @@ fn simulate(seed: u64) -> (String, u64) {
     let settings = Settings {
         repair_after: random.between(Duration::from_secs(2), Duration::from_secs(8)),
         use_member_cache: random.chance(0.7),
+        tombstones_kept: random.between(Duration::from_secs(6), Duration::from_secs(20)),
+        compare_every: random.between(Duration::from_secs(5), Duration::from_secs(60)),
         ..Settings::default()
     };
     let mut cluster = Cluster::new(random.next(), settings);

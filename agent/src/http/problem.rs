@@ -94,6 +94,11 @@ impl From<Failure> for Refused {
             .hint(
                 "Read the key to see, or send the same request with the same Idempotency-Key again.",
             ),
+            Failure::TooOld => Self::new(
+                Code::Unavailable,
+                "Nothing was changed: the key has forgotten requests as old as this one.",
+            )
+            .hint("Send it again."),
             Failure::DiskFull => Self::new(
                 Code::DiskFull,
                 "Nothing was changed: a majority of the key's members have no disk space left.",

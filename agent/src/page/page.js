@@ -175,6 +175,7 @@ const SENTENCES = {
   aligned: (it) => `Range ${short(it.hi)}: members compared (${it.keys} keys handled).`,
   drained: () => "Everything is handed over: this node can be stopped.",
   disk_full: (it) => (it.full ? "The disk is full: nothing new is stored." : "The disk has room again."),
+  diverged: (it) => `Copies of ${it.count} keys differ although they are of one version: ${it.keys.join(", ")}.`,
   store_broken: (it) => `The store failed: ${it.reason}`,
 };
 

@@ -1,5 +1,6 @@
 //! What a member answers, and what it puts on disk before it does.
 
+use super::digest::{DEEPEST, fingerprint};
 use super::stored::Seen;
 use super::{Ranges, World};
 use crate::Id;
@@ -13,7 +14,7 @@ use crate::request::Cursor;
 const SCAN_LIMIT: usize = 1024;
 
 /// An answer, and the commit that has to be on disk before it is given (0: none).
-type Answered = Result<(Body, u64), Refusal>;
+pub(super) type Answered = Result<(Body, u64), Refusal>;
 
 impl Ranges {
     /// A question that only a member or a former member may answer.
@@ -24,6 +25,9 @@ impl Ranges {
         call: CallId,
         question: Body,
     ) {
+        if w.ctx.is_broken() {
+            return w.ctx.answer(from, call, Body::Refused(Refusal::Broken));
+        }
         let answered = match question {
             Body::Prepare { at, key, ballot } => self.prepare(w, at, &key, ballot),
             Body::Accept { at, key, ballot, register, next } => {
@@ -33,6 +37,9 @@ impl Ranges {
             Body::Scan { at, after, through, limit } => {
                 self.scan(w, at, after.as_ref(), through, limit)
             }
+            Body::Tombstones { at, keys } => self.tombstones_held(w, at, &keys),
+            Body::Collect { at, keys } => self.drop_tombstones(w, at, &keys),
+            Body::Digest { at, prefix } => self.digest(w, at, &prefix),
             _ => return,
         };
         match answered {
@@ -61,7 +68,7 @@ impl Ranges {
                 return Err(Refusal::Promised(old.promised));
             }
             if old.promised < ballot {
-                self.may_write(w)?;
+                self.may_write()?;
                 let new = Record { promised: ballot, ..old.clone() };
                 seq = self.stored.put(w.ctx, key, &old, new);
             }
@@ -92,7 +99,7 @@ impl Ranges {
         if old.promised > ballot {
             return Err(Refusal::Promised(old.promised));
         }
-        self.may_write(w)?;
+        self.may_write()?;
         let promised = next.map_or(ballot, |next| next.max(ballot));
         let new = Record { promised, accepted: ballot, register };
         let seq = self.stored.put(w.ctx, key, &old, new);
@@ -131,6 +138,7 @@ impl Ranges {
         let entries = page
             .into_iter()
             .map(|(key, Seen { record, .. })| ScanEntry {
+                digest: fingerprint(&key, &record),
                 key,
                 accepted: record.accepted,
                 live: record.is_live(),
@@ -140,13 +148,18 @@ impl Ranges {
         Ok((Body::Scanned { entries, end }, seq))
     }
 
-    fn may_write<R: Records>(&self, w: &World<'_, R>) -> Result<(), Refusal> {
-        if w.ctx.is_broken() {
-            Err(Refusal::Broken)
-        } else if self.disk_full {
-            Err(Refusal::DiskFull)
-        } else {
-            Ok(())
+    /// Tells digests of what was accepted.
+    fn digest<R: Records>(&self, w: &World<'_, R>, at: RangeTag, prefix: &[u8]) -> Answered {
+        let known = self.duty(&w.ctx.me.node, at, at.hi)?;
+        if prefix.len() > DEEPEST {
+            return Err(Refusal::NotMember);
         }
+        let sums = self.stored.digests(w.records, &known.config, prefix);
+        let sums = sums.map_err(|_| Refusal::Broken)?;
+        Ok((Body::Digested { sums }, known.seq))
+    }
+
+    fn may_write(&self) -> Result<(), Refusal> {
+        if self.disk_full { Err(Refusal::DiskFull) } else { Ok(()) }
     }
 }

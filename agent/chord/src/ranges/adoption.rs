@@ -9,7 +9,7 @@ use crate::Id;
 use crate::call::RangeCall;
 use crate::config::{Config, NodeId, Peer, RangeTag};
 use crate::event::{Notice, Records};
-use crate::message::{Body, CallId};
+use crate::message::{Body, CallId, Refusal};
 use crate::timer::Timer;
 
 impl Ranges {
@@ -64,48 +64,58 @@ impl Ranges {
         let me = w.ctx.me.node;
         let mut seq = 0;
         for config in configs {
-            self.learn(config);
-            let has_duty = config.has_member(&me) || config.has_prev(&me);
-            let concerns =
-                has_duty || self.known.values().any(|known| known.config.overlaps(config));
-            let is_newer = |known: &&Known| {
-                let newer = &known.config;
-                newer.epoch >= config.epoch && (newer.hi == config.hi || newer.contains(config))
-            };
-            if let Some(known) = self.known.values().find(is_newer) {
-                seq = seq.max(known.seq);
-                continue;
+            let concerns = config.has_member(&me)
+                || config.has_prev(&me)
+                || self.known.values().any(|known| known.config.overlaps(config));
+            if concerns {
+                seq = seq.max(self.adopt_anyway(w, config));
+            } else {
+                self.learn(config);
             }
-            if !concerns {
-                continue;
-            }
-            let keeps_members = config.prev.is_empty();
-            let mut known = Known {
-                config: Arc::new(config.clone()),
-                swept: keeps_members,
-                released: !has_duty,
-                seq: 0,
-            };
-            known.seq = w.ctx.persist_meta(format!("range/{}", config.hi), &known);
-            seq = seq.max(known.seq);
-            let replaced = self.known.insert(config.hi, known);
-            let old_lo = replaced.as_ref().map(|old| old.config.lo);
-            if let Some(old) = replaced.filter(|old| old.config.is_cut_by(config)) {
-                self.seal_rest(w, &old.config, config.lo);
-            }
-            self.forget_absorbed(w, config);
-            self.changes.abort(config.hi);
-            self.passes.abort(config.hi);
-            if !keeps_members || old_lo != Some(config.lo) {
-                self.leading.remove(&config.hi);
-            }
-            w.ctx.notify(Notice::Adopted {
-                hi: config.hi,
-                epoch: config.epoch,
-                members: config.members.clone(),
-            });
-            w.ctx.timers.set_earlier(Timer::Reconcile, w.ctx.now);
         }
+        seq
+    }
+
+    /// Adopts a configuration whether or not this node has a part in it.
+    fn adopt_anyway<R: Records>(&mut self, w: &mut World<'_, R>, config: &Config) -> u64 {
+        let me = w.ctx.me.node;
+        self.learn(config);
+        let has_duty = config.has_member(&me) || config.has_prev(&me);
+        let is_newer = |known: &&Known| {
+            let newer = &known.config;
+            newer.epoch >= config.epoch && (newer.hi == config.hi || newer.contains(config))
+        };
+        if let Some(known) = self.known.values().find(is_newer) {
+            return known.seq;
+        }
+        let keeps_members = config.prev.is_empty();
+        let mut known = Known {
+            config: Arc::new(config.clone()),
+            swept: keeps_members,
+            released: !has_duty,
+            seq: 0,
+        };
+        known.seq = w.ctx.persist_meta(format!("range/{}", config.hi), &known);
+        let seq = known.seq;
+        let replaced = self.known.insert(config.hi, known);
+        let old_lo = replaced.as_ref().map(|old| old.config.lo);
+        if let Some(old) = replaced.filter(|old| old.config.is_cut_by(config)) {
+            self.seal_rest(w, &old.config, config.lo);
+        }
+        self.forget_absorbed(w, config);
+        self.changes.abort(config.hi);
+        self.passes.abort(config.hi);
+        self.comparisons.abort(config.hi);
+        self.collections.abort(config.hi);
+        if !keeps_members || old_lo != Some(config.lo) {
+            self.leading.remove(&config.hi);
+        }
+        w.ctx.notify(Notice::Adopted {
+            hi: config.hi,
+            epoch: config.epoch,
+            members: config.members.clone(),
+        });
+        w.ctx.timers.set_earlier(Timer::Reconcile, w.ctx.now);
         seq
     }
 
@@ -134,8 +144,31 @@ impl Ranges {
             self.leading.remove(&hi);
             self.changes.abort(hi);
             self.passes.abort(hi);
+            self.comparisons.abort(hi);
+            self.collections.forget(hi);
             w.ctx.forget_meta(format!("range/{hi}"));
         }
+    }
+
+    /// This node is about to become a member: what it still holds of an earlier membership must not be taken
+    /// for something that the members have, since they may have forgotten that they deleted it.
+    pub(crate) fn on_clear<R: Records>(
+        &mut self,
+        w: &mut World<'_, R>,
+        from: &Peer,
+        call: CallId,
+        config: Config,
+    ) {
+        let at = config.tag();
+        self.adopt_anyway(w, &config);
+        self.on_swept(w, at);
+        let is_outside = |known: &Known| known.config.tag() == at && known.released;
+        if !self.current(at.hi).is_some_and(is_outside) {
+            return w.ctx.answer(from, call, Body::Refused(Refusal::NotMember));
+        }
+        let is_clear = self.forget_keys(w, &config).is_some_and(|forgotten| forgotten.held == 0);
+        let answer = if is_clear { Body::Cleared } else { Body::Refused(Refusal::Behind) };
+        w.ctx.answer_after(w.ctx.last_commit(), from, call, answer);
     }
 
     /// Another node has adopted something: so does this one.

@@ -1,8 +1,9 @@
 //! The change function of a register: what a client's operation makes of a key's state, and what the
 //! client is told.
 
+use super::Errand;
 use crate::config::Ballot;
-use crate::record::{Done, Effect, Register, RequestId};
+use crate::record::{Done, Effect, Register};
 use crate::request::{Answer, Condition, Operation};
 
 /// What a change does to a register.
@@ -23,19 +24,15 @@ pub(super) fn found(register: &Register) -> Answer {
 /// The change function: what becomes of the state, and what the client is told. A request that was
 /// carried out before is answered from the state and changes nothing. If the request may have a twin
 /// under way elsewhere, a refusal is noted in the state as well, so that the twin cannot succeed later.
-/// None if nobody can tell any more whether it was carried out.
-pub(super) fn decide(
-    current: Register,
-    ballot: Ballot,
-    request: RequestId,
-    retry: bool,
-    operation: &Operation,
-) -> Option<Decision> {
+/// None if the key does not remember requests as old as this one, so that nobody can tell whether it was
+/// carried out: the same request may have reached another member, even if it had not when it was sent here.
+pub(super) fn decide(current: Register, ballot: Ballot, errand: &Errand) -> Option<Decision> {
+    let Errand { request, stamp, retry, sole, ref operation, .. } = *errand;
     if let Some(done) = current.done.iter().find(|done| done.request == request) {
         let outcome = answer_of(done.effect, done.version, operation);
         return Some(Decision { outcome, register: current, changes: false });
     }
-    if retry && current.may_have_forgotten(request) {
+    if !sole && current.may_have_forgotten(stamp) {
         return None;
     }
     let exists = current.value.is_some();
@@ -64,13 +61,13 @@ pub(super) fn decide(
         let version = if exists { register.version } else { Ballot::ZERO };
         let outcome = answer_of(effect, version, operation);
         if retry {
-            register.remember(Done { request, effect, version });
+            register.remember(Done { request, stamp, effect, version });
         }
         return Some(Decision { outcome, register, changes: retry });
     }
     register.version = ballot;
     register.value = value;
-    register.remember(Done { request, effect, version: ballot });
+    register.remember(Done { request, stamp, effect, version: ballot });
     Some(Decision { outcome: answer_of(effect, ballot, operation), register, changes: true })
 }
 
@@ -91,7 +88,7 @@ mod tests {
     use super::*;
     use crate::config::NodeId;
     use crate::id::Id;
-    use crate::record::{Key, Value};
+    use crate::record::{Key, RequestId, Value};
 
     fn ballot(round: u64) -> Ballot {
         Ballot { epoch: 1, round, node: NodeId { position: Id::MIN, incarnation: 1 }, boot: 1 }
@@ -106,8 +103,13 @@ mod tests {
         Operation::Delete { key: Key::new("k"), condition }
     }
 
+    fn errand(request: u128, retry: bool, operation: &Operation) -> Errand {
+        let (request, stamp, operation) = (RequestId(request), request as u64, operation.clone());
+        Errand { request, stamp, retry, sole: false, operation, budget: Default::default() }
+    }
+
     fn apply(state: &mut Register, round: u64, request: u128, operation: &Operation) -> Answer {
-        let decision = decide(state.clone(), ballot(round), RequestId(request), false, operation)
+        let decision = decide(state.clone(), ballot(round), &errand(request, false, operation))
             .expect("it can be told");
         *state = decision.register;
         decision.outcome
@@ -141,19 +143,19 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_too_old_to_be_remembered_changes_nothing() {
+    fn a_request_too_old_to_be_remembered_changes_nothing() {
         let mut state = Register::ABSENT;
         for round in 1..=20 {
             apply(&mut state, round, u128::from(round), &put(Condition::Always));
         }
-        assert!(
-            decide(state.clone(), ballot(21), RequestId(1), true, &put(Condition::Always))
-                .is_none()
-        );
-        let known = decide(state.clone(), ballot(21), RequestId(20), true, &put(Condition::Always));
-        assert!(known.is_some_and(|decision| !decision.changes));
-        let new = decide(state, ballot(21), RequestId(21), true, &put(Condition::Always));
-        assert!(new.is_some_and(|decision| decision.changes));
+        let decide = |errand: Errand| decide(state.clone(), ballot(21), &errand);
+        let put = put(Condition::Always);
+        assert!(decide(errand(1, true, &put)).is_none());
+        assert!(decide(errand(1, false, &put)).is_none(), "it may have a twin");
+        let sole = Errand { sole: true, ..errand(1, false, &put) };
+        assert!(decide(sole).is_some_and(|decision| decision.changes), "it has none");
+        assert!(decide(errand(20, true, &put)).is_some_and(|decision| !decision.changes));
+        assert!(decide(errand(21, true, &put)).is_some_and(|decision| decision.changes));
     }
 
     #[test]
@@ -162,7 +164,7 @@ mod tests {
         apply(&mut state, 1, 1, &put(Condition::Absent));
         let create = put(Condition::Absent);
         let refused =
-            decide(state.clone(), ballot(2), RequestId(2), true, &create).expect("it can be told");
+            decide(state.clone(), ballot(2), &errand(2, true, &create)).expect("it can be told");
         assert!(refused.changes);
         state = refused.register;
         apply(&mut state, 3, 3, &delete(Condition::Always));

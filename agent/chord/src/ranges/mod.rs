@@ -14,20 +14,27 @@
 //! - [`adoption`]: taking up what was decided
 //! - [`plan`]: the configuration that a range should have
 //! - [`repair`]: what the leader of a range does: split, replace, sweep, compare, release
-//! - [`transfer`]: a pass over the keys of a range
+//! - [`transfer`]: the sweep that brings a range to new members
+//! - [`compare`], [`digest`]: finding and levelling what members do not hold alike
+//! - [`scrub`]: finding damage on disk
+//! - [`tombstones`]: what remains of deleted keys, and when it goes
 //! - [`stored`]: the records of this node, with what is not yet on disk
 
 mod acceptor;
 mod adoption;
 mod change;
+mod compare;
+mod digest;
 mod listing;
 mod operate;
 mod plan;
 mod register;
 mod repair;
 mod round;
+mod scrub;
 mod slots;
 mod stored;
+mod tombstones;
 mod transfer;
 
 pub(crate) use operate::Errand;
@@ -115,9 +122,13 @@ pub(crate) struct Ranges {
     changes: slots::Changes,
     leading: BTreeMap<Id, repair::Leading>,
     passes: transfer::Passes,
+    comparisons: compare::Comparisons,
+    collections: tombstones::Collections,
     wakes: BTreeSet<(Time, Wake)>,
     /// Members that missed something, to be told to the leaders of their ranges.
     missed: BTreeSet<(RangeTag, NodeId)>,
+    /// The next leaf of the digests to be scrubbed.
+    next_scrubbed: u16,
     disk_full: bool,
     drained: bool,
     /// Until when operations that come in are taken for old ones.
@@ -149,6 +160,9 @@ impl Ranges {
     pub(crate) fn start<R: Records>(&mut self, w: &mut World<'_, R>) -> Result<(), String> {
         self.stored.count(w.records).map_err(|e| e.to_string())?;
         w.ctx.timers.set(Timer::Reconcile, w.ctx.now);
+        // Nodes that are started together, or again and again, do not all begin at the same place.
+        self.next_scrubbed = w.ctx.rng.below(digest::LEAVES) as u16;
+        w.ctx.timers.set(Timer::Scrub, w.ctx.now);
         Ok(())
     }
 
@@ -248,6 +262,9 @@ impl Ranges {
             RangeCall::Round(round, phase) => self.on_round_answer(w, round, phase, from, answer),
             RangeCall::Listing(listing) => self.on_listing_answer(w, listing, from, answer),
             RangeCall::Pass(pass, page) => self.on_pass_answer(w, pass, page, from, answer),
+            RangeCall::Compare(id, step) => self.on_compare_answer(w, id, step, from, answer),
+            RangeCall::Collect(at, step) => self.on_collect_answer(w, at, step, from, answer),
+            RangeCall::Clear(at) => self.on_clear_answer(w, at, from, answer),
             RangeCall::Change(change) => self.on_change_answer(w, change, from, answer),
             RangeCall::Adopt => {}
             RangeCall::Config(point) => self.on_config_answer(w, from, point, answer),

@@ -5,6 +5,7 @@
 //! from the member asked last: it notes the refusal, which stops the earlier ones.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::round::{Job, Origin, Task};
@@ -18,11 +19,16 @@ use crate::request::{Answer, Consistency, Failure, ListedKey, Operation, Reply};
 use crate::time::Time;
 
 /// An operation as it is handed from node to node.
+#[derive(Debug, Clone)]
 pub(crate) struct Errand {
     /// The client's request, over all retries.
     pub(crate) request: RequestId,
+    /// When it came to the first agent, on that agent's clock in microseconds.
+    pub(crate) stamp: u64,
     /// Whether another node may already be at work on it.
     pub(crate) retry: bool,
+    /// Whether no other node is asked, before and as long as this one is at work.
+    pub(crate) sole: bool,
     /// What is to be done.
     pub(crate) operation: Operation,
     /// How long the client still waits.
@@ -33,7 +39,10 @@ pub(crate) struct Errand {
 struct Pending {
     ticket: Ticket,
     request: RequestId,
+    stamp: u64,
     retry: bool,
+    /// Whether the member at work was promised that no other is asked meanwhile.
+    sole: bool,
     operation: Operation,
     deadline: Time,
     /// Who was asked in this turn, and who of them has not answered.
@@ -57,11 +66,23 @@ struct Pending {
 pub(super) struct Operations {
     pending: BTreeMap<OperationId, Pending>,
     last: u64,
+    /// The latest time in the id of a request, and when it came: for requests that have none in their id.
+    wall_clock: (u64, Time),
     /// The last operations handed over by each other node.
     taken: BTreeMap<NodeId, BTreeSet<CallId>>,
 }
 
 impl Operations {
+    /// The stamp of a request that comes now.
+    fn stamp(&mut self, now: Time, request: RequestId) -> u64 {
+        if let Some(micros) = request.micros() {
+            self.wall_clock = (micros, now);
+            return micros;
+        }
+        let (micros, when) = self.wall_clock;
+        micros.saturating_add(u64::try_from(now.since(when).as_micros()).unwrap_or(u64::MAX))
+    }
+
     /// Whether this operation was handed over before: a message may come twice, and what was refused
     /// the first time must not be carried out the second time.
     fn is_taken(&mut self, from: NodeId, call: CallId) -> bool {
@@ -88,9 +109,11 @@ impl Ranges {
         &mut self,
         w: &mut World<'_, R>,
         ticket: Ticket,
-        errand: Errand,
+        request: RequestId,
+        retry: bool,
+        operation: Operation,
+        budget: Duration,
     ) {
-        let Errand { request, retry, operation, budget } = errand;
         if self.may_be_old(w.ctx.now, &operation) {
             return w.ctx.reply(ticket, Reply::Operated(Err(was_stopped())));
         }
@@ -99,7 +122,9 @@ impl Ranges {
         let pending = Pending {
             ticket,
             request,
+            stamp: self.operations.stamp(w.ctx.now, request),
             retry,
+            sole: false,
             operation,
             deadline: w.ctx.now + budget,
             asked: BTreeSet::new(),
@@ -127,11 +152,14 @@ impl Ranges {
         if pending.deadline <= now {
             return self.give_up(w, id);
         }
+        let deadline = pending.deadline;
+        if pending.sole && !pending.open.is_empty() {
+            return self.wake_at(w.ctx, deadline, Wake::Operation(id));
+        }
         let next = self
             .candidates(w, pending)
             .into_iter()
             .find(|peer| !pending.asked.contains(&peer.node));
-        let deadline = pending.deadline;
         let Some(peer) = next else {
             // Everybody was asked. Those still at work may answer; if nobody is, a new turn begins.
             let Some(pending) = self.operations.pending.get_mut(&id) else { return };
@@ -154,14 +182,18 @@ impl Ranges {
         let hedge = (w.members.rto(&peer.node) * 2).clamp(HEDGE.0, HEDGE.1);
         self.wake_at(w.ctx, (now + hedge).min(deadline), Wake::Operation(id));
         let Some(pending) = self.operations.pending.get(&id) else { return };
-        let (request, operation) = (pending.request, pending.operation.clone());
+        let &Pending { request, stamp, sole, .. } = pending;
+        let operation = pending.operation.clone();
+        let budget = deadline.since(now);
         if peer.node == w.ctx.me.node {
-            self.carry_out(w, Origin::Here(id), request, retry, operation, deadline);
+            let errand = Errand { request, stamp, retry, sole, operation, budget };
+            self.carry_out(w, Origin::Here(id), errand);
         } else {
-            let budget = deadline.since(now);
             let question = Body::Forward {
                 request,
+                stamp,
                 retry,
+                sole,
                 budget_ms: u32::try_from(budget.as_millis()).unwrap_or(u32::MAX),
                 operation: Box::new(operation),
             };
@@ -198,18 +230,10 @@ impl Ranges {
     }
 
     /// Carries an operation out here, if this node keeps the range.
-    fn carry_out<R: Records>(
-        &mut self,
-        w: &mut World<'_, R>,
-        origin: Origin,
-        request: RequestId,
-        retry: bool,
-        operation: Operation,
-        deadline: Time,
-    ) {
-        let point = operation.point();
+    fn carry_out<R: Records>(&mut self, w: &mut World<'_, R>, origin: Origin, errand: Errand) {
+        let (point, deadline) = (errand.operation.point(), w.ctx.now + errand.budget);
         let me = w.ctx.me.node;
-        if self.may_be_old(w.ctx.now, &operation) {
+        if self.may_be_old(w.ctx.now, &errand.operation) {
             return self.finish_origin(w, origin, Err(was_stopped()));
         }
         let is_member = self.current(point).is_some_and(|known| known.config.has_member(&me));
@@ -217,13 +241,14 @@ impl Ranges {
             let hint = self.best_known(point).map(|config| Box::new((*config).clone()));
             return self.finish_origin(w, origin, Err(Failure::NotMember(hint)));
         }
-        match operation {
+        match &errand.operation {
             Operation::List { after, prefix, limit } => {
-                let limit = limit.min(LIST_LIMIT);
+                let (after, prefix) = (after.clone(), Arc::clone(prefix));
+                let limit = (*limit).min(LIST_LIMIT);
                 self.list(w, origin, after, prefix, limit, deadline);
             }
             Operation::Get { key, consistency: Consistency::Any } => {
-                let outcome = match self.stored.get(w.records, &key) {
+                let outcome = match self.stored.get(w.records, key) {
                     Ok(seen) => Ok(match seen.record.register.value {
                         Some(value) => {
                             Answer::Found { value, version: seen.record.register.version }
@@ -235,12 +260,11 @@ impl Ranges {
                 self.finish_origin(w, origin, outcome);
             }
             Operation::Get { key, .. } => {
-                self.submit(w, &key, Job { origin, task: Task::Get, deadline });
+                self.submit(w, key, Job { origin, task: Task::Get, deadline });
             }
-            Operation::Put { ref key, .. } | Operation::Delete { ref key, .. } => {
+            Operation::Put { key, .. } | Operation::Delete { key, .. } => {
                 let key = key.clone();
-                let operation = Box::new(operation);
-                let task = Task::Change { request, retry, operation };
+                let task = Task::Change(Box::new(errand));
                 self.submit(w, &key, Job { origin, task, deadline });
             }
         }
@@ -257,10 +281,7 @@ impl Ranges {
         if self.operations.is_taken(from.node, call) {
             return;
         }
-        let origin = Origin::There(from.clone(), call);
-        let Errand { request, retry, operation, budget } = errand;
-        let deadline = w.ctx.now + budget;
-        self.carry_out(w, origin, request, retry, operation, deadline);
+        self.carry_out(w, Origin::There(from.clone(), call), errand);
     }
 
     pub(super) fn finish_origin<R: Records>(
@@ -274,7 +295,7 @@ impl Ranges {
             Origin::There(peer, call) => {
                 w.ctx.answer(&peer, call, Body::Forwarded { outcome });
             }
-            Origin::Pass(..) => {}
+            Origin::Pass(..) | Origin::Comparison(..) => {}
         }
     }
 
@@ -292,6 +313,10 @@ impl Ranges {
                 if let Some(pending) = self.operations.pending.get_mut(&id) {
                     pending.open.remove(&from);
                     pending.maybe |= pending.operation.is_change();
+                    if pending.sole {
+                        // It may still be at work.
+                        return self.give_up(w, id);
+                    }
                 }
                 self.ask_next(w, id);
             }
@@ -318,6 +343,7 @@ impl Ranges {
     ) {
         let Some(pending) = self.operations.pending.get_mut(&id) else { return };
         pending.open.remove(&from);
+        pending.sole = false;
         match outcome {
             Ok(Answer::Listed { keys, next }) => self.on_listed(w, id, keys, next),
             Ok(answer) => {
@@ -335,6 +361,16 @@ impl Ranges {
             }
             Err(Failure::DiskFull) if !pending.maybe && pending.open.is_empty() => {
                 self.conclude(w, id, Err(Failure::DiskFull));
+            }
+            Err(Failure::TooOld) => {
+                if pending.open.is_empty() && !pending.maybe && !pending.retry {
+                    // Nobody else is at work on it, and nobody will be until there is an answer.
+                    pending.sole = true;
+                    pending.asked.remove(&from);
+                } else {
+                    pending.maybe = true;
+                }
+                self.ask_next(w, id);
             }
             Err(failure) => {
                 pending.maybe |= failure == Failure::MaybeApplied;

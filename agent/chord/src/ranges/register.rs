@@ -360,14 +360,17 @@ impl Ranges {
         settled: bool,
     ) {
         let Some(round) = self.registers.rounds.get_mut(&id) else { return };
+        let mut may_be_done = round.proposed;
         let decision = match round.jobs.first().map(|job| &job.task) {
-            Some(Task::Change { request, retry, operation }) => {
-                decide(current, round.ballot, *request, *retry, operation)
+            Some(Task::Change(errand)) => {
+                may_be_done |= errand.retry;
+                decide(current, round.ballot, errand)
             }
             _ => Some(Decision { outcome: found(&current), register: current, changes: false }),
         };
         let Some(decision) = decision else {
-            return self.fail_round(w, id, Failure::MaybeApplied);
+            let failure = if may_be_done { Failure::MaybeApplied } else { Failure::TooOld };
+            return self.fail_round(w, id, failure);
         };
         let is_identity = matches!(round.jobs.first(), Some(Job { task: Task::Identity, .. }));
         // Its client has gone, and may have been served elsewhere so long ago that nobody remembers.
@@ -486,6 +489,9 @@ impl Ranges {
                     w.ctx.answer(&peer, call, Body::Forwarded { outcome: outcome.clone() });
                 }
                 Origin::Pass(pass, key) => self.on_pass_key_done(w, pass, key, outcome.is_ok()),
+                Origin::Comparison(id, key) => {
+                    self.on_compared_key_done(w, id, key, outcome.is_ok());
+                }
             }
         }
     }

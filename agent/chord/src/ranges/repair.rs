@@ -4,16 +4,17 @@
 //! The leader is the first member clockwise from the end of the range that is not suspected. Two may
 //! believe to lead at once: every step they take is safe all the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::plan::{can_go_on, is_kept_apart, merged, wanted};
 use super::{RangeCall, Ranges, World, owner_first};
 use crate::Id;
-use crate::config::{Config, NodeId, Proposal, RangeTag};
+use crate::config::{Config, NodeId, Peer, Proposal, RangeTag};
 use crate::event::{Notice, Records};
-use crate::message::{Body, MemberStatus};
+use crate::message::{Body, MemberStatus, Refusal};
+use crate::record::Record;
 use crate::request::Cursor;
 use crate::time::Time;
 use crate::timer::Timer;
@@ -24,6 +25,11 @@ pub(super) struct Leading {
     lagging: BTreeMap<NodeId, u64>,
     /// When the members were compared last.
     pub(super) compared: Time,
+    /// The epoch that this node leads, and since when.
+    epoch: u64,
+    pub(super) epoch_since: Time,
+    /// Nodes that hold nothing of the range and can become members in the next epoch.
+    cleared: BTreeSet<NodeId>,
 }
 
 impl Leading {
@@ -52,6 +58,14 @@ impl Leading {
     }
 }
 
+/// What was done about the keys of a range that this node has left.
+pub(super) struct Forgotten {
+    /// How many records were found.
+    pub(super) held: usize,
+    /// How many of them were removed.
+    now: usize,
+}
+
 const RECONCILE_EVERY: Duration = Duration::from_millis(500);
 /// Keys removed at once from a range this node has left.
 const RELEASE_AT_ONCE: usize = 256;
@@ -78,7 +92,8 @@ impl Ranges {
             let Some(known) = self.known.get(&hi) else { continue };
             let config = Arc::clone(&known.config);
             if known.released {
-                busy |= self.forget_keys(w, &config);
+                let forgotten = self.forget_keys(w, &config);
+                busy |= forgotten.is_some_and(|forgotten| forgotten.now >= RELEASE_AT_ONCE);
                 continue;
             }
             if !self.is_current(known) {
@@ -89,6 +104,8 @@ impl Ranges {
             } else {
                 self.leading.remove(&hi);
                 self.passes.abort(hi);
+                self.comparisons.abort(hi);
+                self.collections.forget(hi);
             }
             self.inquire(w, &config);
         }
@@ -108,8 +125,13 @@ impl Ranges {
             // A new leader does not know who missed what, unless a sweep is about to bring everything.
             let others = config.members.iter().map(|peer| peer.node).filter(|node| *node != me);
             let lagging = others.filter(|_| !unswept).map(|node| (node, 1)).collect();
-            Leading { lagging, compared: now }
+            let (epoch, epoch_since) = (config.epoch, now);
+            Leading { lagging, compared: now, epoch, epoch_since, cleared: BTreeSet::new() }
         });
+        if leading.epoch != config.epoch {
+            (leading.epoch, leading.epoch_since) = (config.epoch, now);
+            leading.cleared.clear();
+        }
         if now.since(leading.compared) > w.ctx.settings.compare_every {
             leading.compared = now;
             for peer in config.members.iter().filter(|peer| peer.node != me) {
@@ -126,12 +148,63 @@ impl Ranges {
         } else if self.knows_members_from.is_some_and(|from| now < from) {
             w.ctx.timers.set_earlier(Timer::Reconcile, now + RECONCILE_EVERY);
         } else if let Some(proposal) = wanted(w, config).filter(|next| can_go_on(w, next)) {
-            self.passes.abort(hi);
-            self.start_change(w, config, proposal);
+            self.comparisons.abort(hi);
+            self.collections.abort(hi);
+            self.change_members(w, config, proposal);
         } else if can_compare {
             self.start_compare(w, config);
         } else if let Some(proposal) = self.wanted_merge(w, config) {
             self.start_change(w, config, proposal);
+        } else {
+            self.collect(w, config);
+        }
+    }
+
+    /// Decides new members, once those that come in hold nothing from before.
+    fn change_members<R: Records>(
+        &mut self,
+        w: &mut World<'_, R>,
+        config: &Config,
+        proposal: Proposal,
+    ) {
+        let Some(leading) = self.leading.get(&config.hi) else { return };
+        let wanted = proposal.configs().iter().flat_map(|next| &next.members);
+        let unready: BTreeSet<&Peer> = wanted
+            .filter(|peer| !config.has_member(&peer.node) && !leading.cleared.contains(&peer.node))
+            .collect();
+        if unready.is_empty() {
+            return self.start_change(w, config, proposal);
+        }
+        for peer in unready {
+            let question = Body::Clear { config: config.clone() };
+            let purpose = RangeCall::Clear(config.tag());
+            let timeout = w.members.rto(&peer.node);
+            w.ctx.call(&w.members.current(peer), question, purpose.into(), timeout);
+        }
+    }
+
+    /// A node that is to become a member is ready, or is not yet.
+    pub(super) fn on_clear_answer<R: Records>(
+        &mut self,
+        w: &mut World<'_, R>,
+        at: RangeTag,
+        from: NodeId,
+        answer: Option<Body>,
+    ) {
+        match answer {
+            Some(Body::Cleared) => {
+                let leading = self.leading.get_mut(&at.hi);
+                if let Some(leading) = leading.filter(|leading| leading.epoch == at.epoch) {
+                    leading.cleared.insert(from);
+                    w.ctx.timers.set_earlier(Timer::Reconcile, w.ctx.now);
+                }
+            }
+            Some(Body::Refused(Refusal::Newer(config))) => self.on_newer(w, *config),
+            Some(_) => {
+                let soon = w.ctx.now + Duration::from_millis(50);
+                w.ctx.timers.set_earlier(Timer::Reconcile, soon);
+            }
+            None => {}
         }
     }
 
@@ -143,7 +216,7 @@ impl Ranges {
         let is_other = left.hi != right.hi && !known.is_sealed();
         let is_settled = !known.must_ask_prev()
             && !self.is_changing(left.hi, w.ctx.now)
-            && !self.passes.is_under_way(left.hi)
+            && !self.comparisons.is_under_way(left.hi)
             && wanted(w, left).is_none();
         let merge = merged(left, right);
         let fits = is_other && is_settled && left.same_members(&right.members);
@@ -222,21 +295,28 @@ impl Ranges {
         }
     }
 
-    /// Removes keys of a range this node has left; whether there may be more.
-    fn forget_keys<R: Records>(&mut self, w: &mut World<'_, R>, config: &Config) -> bool {
-        let mut forgotten = 0;
+    /// Removes some keys of a range this node has left; none if they cannot be read.
+    pub(super) fn forget_keys<R: Records>(
+        &mut self,
+        w: &mut World<'_, R>,
+        config: &Config,
+    ) -> Option<Forgotten> {
+        let mut forgotten = Forgotten { held: 0, now: 0 };
         for (after, through) in segments(config.lo, config.hi) {
             let page = self.stored.scan(w.records, after.as_ref(), through, RELEASE_AT_ONCE);
-            let Ok((page, _)) = page else { return false };
+            let Ok((page, _)) = page else { return None };
             for (key, seen) in page {
-                let is_released = self.current(key.hash()).is_some_and(|known| known.released);
-                if is_released && seen.record != crate::record::Record::EMPTY {
+                if seen.record == Record::EMPTY {
+                    continue;
+                }
+                forgotten.held += 1;
+                if self.current(key.hash()).is_some_and(|known| known.released) {
                     self.stored.forget(w.ctx, &key, &seen.record);
-                    forgotten += 1;
+                    forgotten.now += 1;
                 }
             }
         }
-        forgotten >= RELEASE_AT_ONCE
+        Some(forgotten)
     }
 
     /// A leaving node has done its part when it has no duty in any range.

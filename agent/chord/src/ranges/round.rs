@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::Errand;
 use crate::call::{OperationId, PassId};
 use crate::config::{Ballot, Config, NodeId, Peer, is_majority};
 use crate::message::{CallId, Refusal};
-use crate::record::{Key, Register, RequestId};
-use crate::request::{Answer, Failure, Operation};
+use crate::record::{Key, Register};
+use crate::request::{Answer, Failure};
 use crate::time::Time;
 
 /// Who wants a job done.
@@ -17,8 +18,10 @@ pub(super) enum Origin {
     Here(OperationId),
     /// Another node, for its client.
     There(Peer, CallId),
-    /// A pass over a range: the state is to be accepted again as it is.
+    /// A sweep of a range: the state is to be accepted again as it is.
     Pass(PassId, Key),
+    /// A comparison of members, for the same.
+    Comparison(PassId, Key),
 }
 
 /// Something to be done with one key.
@@ -37,7 +40,7 @@ pub(super) enum Task {
     /// Accept its state again, so that all members have it in this epoch.
     Identity,
     /// Change it.
-    Change { request: RequestId, retry: bool, operation: Box<Operation> },
+    Change(Box<Errand>),
 }
 
 /// How far a round has got.

@@ -257,9 +257,7 @@ impl Ranges {
         }
         for (at, slot) in slots.into_iter().enumerate() {
             if let Some(known) = is_current(&slot).filter(|_| found(at).is_some_and(is_this)) {
-                let mut same = (*known.config).clone();
-                (same.epoch, same.prev, same.forced) = (same.epoch + 1, Vec::new(), false);
-                return Choice::Accept(vec![slot], Proposal::Next(vec![same]));
+                return Choice::Accept(vec![slot], Proposal::Next(vec![known.config.next()]));
             }
         }
         Choice::Nothing

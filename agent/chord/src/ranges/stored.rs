@@ -1,9 +1,11 @@
 //! The records of this node as its answers have to see them: what is on disk, and over it what has been
 //! handed out to be written and is not known to be there yet.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::digest::Digests;
 use crate::Id;
+use crate::config::Config;
 use crate::context::Context;
 use crate::event::{Records, StoreError, Write};
 use crate::record::{Key, Record};
@@ -21,6 +23,9 @@ pub(super) struct Stored {
     order: VecDeque<(u64, Key)>,
     /// Live keys in each arc of the circle.
     live: Vec<u32>,
+    pub(super) digests: Digests,
+    /// Keys that were deleted, and whose records are still kept.
+    pub(super) tombstones: BTreeSet<Key>,
 }
 
 /// A record and the commit that has to be on disk before it may be told to anyone (0: it is).
@@ -40,17 +45,18 @@ impl Stored {
 
     /// Writes a record over `old` and returns the number of the commit.
     pub(super) fn put(&mut self, ctx: &mut Context, key: &Key, old: &Record, new: Record) -> u64 {
-        self.recount(key, old.is_live(), new.is_live());
+        self.recount(key, old, &new);
         let seq = ctx.persist(Write::Record(key.clone(), new.clone()));
         self.note(seq, key, new);
         seq
     }
 
-    /// Removes the record of a key.
-    pub(super) fn forget(&mut self, ctx: &mut Context, key: &Key, old: &Record) {
-        self.recount(key, old.is_live(), false);
+    /// Removes the record of a key and returns the number of the commit.
+    pub(super) fn forget(&mut self, ctx: &mut Context, key: &Key, old: &Record) -> u64 {
+        self.recount(key, old, &Record::EMPTY);
         let seq = ctx.persist(Write::Forget(key.clone()));
         self.note(seq, key, Record::EMPTY);
+        seq
     }
 
     fn note(&mut self, seq: u64, key: &Key, record: Record) {
@@ -67,6 +73,14 @@ impl Stored {
                 self.pending.remove(&key);
             }
         }
+    }
+
+    /// The deleted keys of a range, in the order of points.
+    pub(super) fn tombstones_in(&self, config: &Config) -> impl Iterator<Item = &Key> {
+        let from_lo = self.tombstones.iter().skip_while(|key| key.hash() <= config.lo);
+        let wrapped = config.lo >= config.hi;
+        let rest = self.tombstones.iter().take_while(move |key| wrapped && key.hash() <= config.hi);
+        from_lo.take_while(move |key| wrapped || key.hash() <= config.hi).chain(rest)
     }
 
     /// At most `limit` records after a place and up to a point, and whether there are no more.
@@ -102,7 +116,7 @@ impl Stored {
         loop {
             let page = records.scan(after.as_ref(), Id::MAX, PAGE)?;
             for (key, record) in &page {
-                self.recount(key, false, record.is_live());
+                self.recount(key, &Record::EMPTY, record);
             }
             match page.last() {
                 Some((key, _)) if page.len() >= PAGE => {
@@ -113,7 +127,14 @@ impl Stored {
         }
     }
 
-    fn recount(&mut self, key: &Key, was_live: bool, is_live: bool) {
+    fn recount(&mut self, key: &Key, old: &Record, new: &Record) {
+        self.digests.replace(key, old, new);
+        if new.is_tombstone() {
+            self.tombstones.insert(key.clone());
+        } else if old.is_tombstone() {
+            self.tombstones.remove(key);
+        }
+        let (was_live, is_live) = (old.is_live(), new.is_live());
         if let Some(count) = self.live.get_mut(bucket_of(key.hash())) {
             match (was_live, is_live) {
                 (false, true) => *count += 1,

@@ -1,8 +1,5 @@
-//! A pass over the keys of a range: each key that needs it is accepted again as it is, so that all
-//! members have it in this epoch. The code is that of a read with write-back, nothing else.
-//!
-//! A sweep handles every key that a majority of the former members holds; a comparison only those that
-//! the members do not hold under the same ballot.
+//! A sweep: everything that the former members of a range hold is accepted again as it is, so that the
+//! present members have it in this epoch. The code is that of a read with write-back, nothing else.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,20 +18,9 @@ use crate::record::Key;
 use crate::request::Cursor;
 use crate::timer::Timer;
 
-#[derive(Debug, Clone, PartialEq)]
-enum Kind {
-    /// Of everything the former members hold.
-    Sweep,
-    /// Of what these members do not hold alike; with the marks at the start.
-    Compare(BTreeMap<NodeId, u64>),
-}
-
 struct Pass {
     id: PassId,
-    kind: Kind,
     config: Arc<Config>,
-    /// Whom pages are asked from.
-    sources: Vec<Peer>,
     /// Stretches of keys still to be seen; the first one from `after` on.
     stretches: VecDeque<(Option<Cursor>, Id)>,
     /// Counts the pages: a late answer about an earlier one says nothing about this one.
@@ -53,11 +39,6 @@ pub(super) struct Passes {
 }
 
 impl Passes {
-    /// Whether a pass over this range is at work.
-    pub(super) fn is_under_way(&self, hi: Id) -> bool {
-        self.under_way.contains_key(&hi)
-    }
-
     /// Ends a pass; jobs under way end by themselves.
     pub(super) fn abort(&mut self, hi: Id) {
         self.under_way.remove(&hi);
@@ -75,39 +56,10 @@ impl Ranges {
             return;
         }
         w.ctx.notify(Notice::SweepStarted { hi: config.hi, epoch: config.epoch });
-        self.start_pass(w, config, Kind::Sweep, config.prev.clone());
-    }
-
-    /// Compares the members that can be reached, and levels what differs.
-    pub(super) fn start_compare<R: Records>(&mut self, w: &mut World<'_, R>, config: &Arc<Config>) {
-        if self.passes.under_way.contains_key(&config.hi) {
-            return;
-        }
-        let Some(leading) = self.leading.get(&config.hi) else { return };
-        let mut marks = leading.marks();
-        marks.retain(|node, _| !w.members.is_suspect(node));
-        let sources = config
-            .members
-            .iter()
-            .filter(|peer| !w.members.is_suspect(&peer.node))
-            .cloned()
-            .collect();
-        self.start_pass(w, config, Kind::Compare(marks), sources);
-    }
-
-    fn start_pass<R: Records>(
-        &mut self,
-        w: &mut World<'_, R>,
-        config: &Arc<Config>,
-        kind: Kind,
-        sources: Vec<Peer>,
-    ) {
         self.passes.last += 1;
         let pass = Pass {
             id: PassId(self.passes.last),
-            kind,
             config: Arc::clone(config),
-            sources,
             stretches: segments(config.lo, config.hi).into(),
             page: 0,
             pages: BTreeMap::new(),
@@ -124,7 +76,7 @@ impl Ranges {
         let Some(pass) = self.passes.under_way.get_mut(&hi) else { return };
         pass.page += 1;
         pass.pages.clear();
-        for peer in pass.sources.clone() {
+        for peer in pass.config.prev.clone() {
             self.ask_pass_page(w, hi, &peer);
         }
     }
@@ -170,19 +122,14 @@ impl Ranges {
                 self.tell_decided(w, from, configs);
                 self.ask_again(w, hi, from);
             }
-            // A comparison needs them all: it is started again when the member can be reached.
-            None if matches!(pass.kind, Kind::Compare(_)) && w.members.is_suspect(&from) => {
-                self.passes.abort(hi);
-            }
             None => self.ask_again(w, hi, from),
-            Some(_) if matches!(pass.kind, Kind::Compare(_)) => self.passes.abort(hi),
             Some(_) => {}
         }
     }
 
     fn ask_again<R: Records>(&mut self, w: &mut World<'_, R>, hi: Id, node: NodeId) {
         let Some(pass) = self.passes.under_way.get(&hi) else { return };
-        let peer = pass.sources.iter().find(|peer| peer.node == node).cloned();
+        let peer = pass.config.prev.iter().find(|peer| peer.node == node).cloned();
         if let Some(peer) = peer.filter(|_| !pass.pages.contains_key(&node)) {
             self.ask_pass_page(w, hi, &peer);
         }
@@ -191,28 +138,14 @@ impl Ranges {
     /// When enough sources have answered, the keys of the page are handled.
     fn on_pages<R: Records>(&mut self, w: &mut World<'_, R>, hi: Id) {
         let Some(pass) = self.passes.under_way.get_mut(&hi) else { return };
-        let answered = pass.pages.len();
-        let is_enough = match pass.kind {
-            Kind::Sweep => pass.config.is_prev_quorum(|node| pass.pages.contains_key(node)),
-            Kind::Compare(_) => answered == pass.sources.len(),
-        };
+        let is_enough = pass.config.is_prev_quorum(|node| pass.pages.contains_key(node));
         if !is_enough || !pass.waiting.is_empty() || pass.in_flight > 0 {
             return;
         }
         let (merged, horizon) = merge_pages(pass.pages.values());
-        let held: Vec<BTreeMap<&Key, Ballot>> = pass
-            .pages
-            .values()
-            .map(|(entries, _)| entries.iter().map(|e| (&e.key, e.accepted)).collect())
-            .collect();
-        let differs = |key: &Key, accepted: Ballot| {
-            held.iter().any(|page| page.get(key).copied().unwrap_or(Ballot::ZERO) != accepted)
-        };
-        let sweeps = pass.kind == Kind::Sweep;
         let keys: Vec<_> = merged
             .iter()
             .filter(|(_, entry)| entry.accepted != Ballot::ZERO)
-            .filter(|(key, entry)| sweeps || differs(key, entry.accepted))
             .map(|(key, _)| key.clone())
             .collect();
         pass.waiting = keys.into();
@@ -279,25 +212,12 @@ impl Ranges {
     fn finish_pass<R: Records>(&mut self, w: &mut World<'_, R>, hi: Id) {
         let Some(pass) = self.passes.under_way.remove(&hi) else { return };
         let at = pass.config.tag();
-        match pass.kind {
-            Kind::Sweep => {
-                w.ctx.notify(Notice::SweepDone { hi, epoch: at.epoch, keys: pass.handled });
-                let me = w.ctx.me.node;
-                for peer in pass.config.everyone().filter(|peer| peer.node != me) {
-                    w.ctx.tell(&w.members.current(peer), Body::Swept { at });
-                }
-                self.on_swept(w, at);
-            }
-            Kind::Compare(marks) => {
-                if let Some(leading) = self.leading.get_mut(&hi) {
-                    leading.clear_lagging(&marks);
-                    leading.compared = w.ctx.now;
-                }
-                if pass.handled > 0 {
-                    w.ctx.notify(Notice::Aligned { hi, keys: pass.handled });
-                }
-            }
+        w.ctx.notify(Notice::SweepDone { hi, epoch: at.epoch, keys: pass.handled });
+        let me = w.ctx.me.node;
+        for peer in pass.config.everyone().filter(|peer| peer.node != me) {
+            w.ctx.tell(&w.members.current(peer), Body::Swept { at });
         }
+        self.on_swept(w, at);
         w.ctx.timers.set_earlier(Timer::Reconcile, w.ctx.now);
     }
 }

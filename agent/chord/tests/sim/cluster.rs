@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sky_chord::{
-    Answer, Ballot, Config, Event, Failure, Id, Key, Node, NodeId, Notice, Operation, Output, Peer,
-    Phase, Reply, Request, RequestId, RingId, Settings, Start, Ticket, Time, Verdict, View,
+    Answer, Ballot, Body, Config, Event, Failure, Id, Key, Node, NodeId, Notice, Operation, Output,
+    Peer, Phase, Reply, Request, RequestId, RingId, Settings, Start, Ticket, Time, Verdict, View,
     zave_invariant,
 };
 
@@ -31,6 +31,8 @@ pub(crate) struct Cluster {
     pub(crate) watch: Watch,
     /// What the nodes told, with the machine that told it; taken by whoever wants it.
     pub(crate) notices: Vec<(usize, Notice)>,
+    /// The size of all messages about data, if somebody counts.
+    pub(crate) data_bytes: Option<usize>,
     /// Whether the ring pointers have to satisfy Zave's invariant at every sample.
     pub(crate) asserts_ring: bool,
     settings: Settings,
@@ -78,6 +80,7 @@ impl Cluster {
             machines: Vec::new(),
             watch: Watch::default(),
             notices: Vec::new(),
+            data_bytes: None,
             asserts_ring: false,
             settings,
             queue: BTreeMap::new(),
@@ -495,6 +498,9 @@ impl Cluster {
     }
 
     fn send(&mut self, sender: usize, to: Peer, message: sky_chord::Message) {
+        if let Some(bytes) = self.data_bytes.as_mut().filter(|_| is_about_data(&message.body)) {
+            *bytes += postcard::to_stdvec(&message).expect("it can be encoded").len();
+        }
         let from = self.machines[sender].peer.clone();
         assert_ne!(from.node, to.node, "what a node says to itself stays inside: {message:?}");
         self.watch.on_send(&from, &to, &message, &self.machines[sender].disk);
@@ -549,6 +555,23 @@ pub(crate) fn key_of(operation: &Operation) -> Option<&Key> {
         }
         Operation::List { .. } => None,
     }
+}
+
+fn is_about_data(body: &Body) -> bool {
+    use Body::*;
+    matches!(
+        body,
+        Prepare { .. }
+            | Promised { .. }
+            | Accept { .. }
+            | Accepted
+            | Read { .. }
+            | Held { .. }
+            | Scan { .. }
+            | Scanned { .. }
+            | Digest { .. }
+            | Digested { .. }
+    )
 }
 
 /// Position `index` of `count` that divide the circle evenly.

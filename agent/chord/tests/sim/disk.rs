@@ -98,6 +98,25 @@ impl Disk {
         self.synced.borrow().versions.contains(&(key.clone(), version))
     }
 
+    /// The size of all records.
+    pub(crate) fn bytes(&self) -> usize {
+        let synced = self.synced.borrow();
+        synced.records.iter().map(|(key, r)| key.to_bytes().len() + r.to_bytes().len()).sum()
+    }
+
+    /// What is accepted here, without what is only promised.
+    pub(crate) fn accepted(&self) -> BTreeMap<Key, Record> {
+        let mut records = self.synced.borrow().records.clone();
+        records.retain(|_, record| record.accepted != Ballot::ZERO);
+        records.values_mut().for_each(|record| record.promised = Ballot::ZERO);
+        records
+    }
+
+    /// Changes what is stored for a key behind everybody's back.
+    pub(crate) fn tamper(&mut self, key: &Key, change: impl FnOnce(&mut Record)) {
+        change(self.synced.borrow_mut().records.get_mut(key).expect("a stored key"));
+    }
+
     /// How often a request is remembered by the key's record.
     pub(crate) fn times_done(&self, key: &Key, request: RequestId) -> usize {
         let synced = self.synced.borrow();

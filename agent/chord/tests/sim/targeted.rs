@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use sky_chord::{
-    Answer, Condition, Failure, Key, Operation, Reply, Request, RequestId, Settings, Ticket, Value,
+    Answer, Condition, Failure, Key, Notice, Operation, Reply, Request, RequestId, Settings,
+    Ticket, Value,
 };
 
 use crate::sim::cluster::{Cluster, Step};
@@ -184,7 +185,7 @@ fn operate(cluster: &mut Cluster, machine: usize, id: u128, operation: Operation
     let budget = Duration::from_secs(10);
     cluster.request(
         machine,
-        Request::Operate { id: RequestId(id), retry: id > 1 << 64, operation, budget },
+        Request::Operate { id: RequestId::given(id), retry: id > 1 << 64, operation, budget },
     )
 }
 
@@ -223,7 +224,7 @@ fn a_request_that_comes_twice_is_applied_once() {
         other => panic!("{other:?}"),
     }
     for machine in &cluster.machines {
-        assert!(machine.disk.times_done(&key(0), RequestId(id)) <= 1);
+        assert!(machine.disk.times_done(&key(0), RequestId::given(id)) <= 1);
     }
 }
 
@@ -287,5 +288,129 @@ fn joins_and_leaves_leave_one_range_a_node() {
         read_keys(&mut cluster, 100);
         let (ranges, nodes) = (cluster.configs().len(), cluster.expected().len());
         assert_eq!((ranges, nodes), (3, 3), "{:#?}", cluster.configs());
+    }
+}
+
+/// The bytes that all nodes sent to each other about data until the ring was right again.
+fn bytes_to_settle(cluster: &mut Cluster) -> usize {
+    cluster.data_bytes = Some(0);
+    cluster.settle();
+    cluster.data_bytes.take().unwrap_or_default()
+}
+
+#[test]
+fn only_what_differs_travels() {
+    let mut cluster = Cluster::ring(9, settings(), 3);
+    let put = |index: usize, number: usize| {
+        let value = Value { content_type: "".into(), bytes: format!("{number:0200}").into() };
+        Operation::Put { key: key(index), value, condition: Condition::Always }
+    };
+    for index in 0..2000 {
+        cluster.operate(index % 3, put(index, index)).expect("it is stored");
+    }
+    let all: usize = cluster.machines[1].disk.bytes();
+    for victim in 0..3 {
+        cluster.crash(victim);
+        let others = cluster.awake();
+        for index in 0..20 {
+            let change = put(100 * index, 5000 + index);
+            cluster.operate(others[index % 2], change).expect("it is stored");
+        }
+        cluster.start(victim);
+        let moved = bytes_to_settle(&mut cluster);
+        assert!(moved * 20 < all, "{moved} bytes moved, of {all}");
+        let disks = cluster.machines.iter().map(|machine| machine.disk.accepted());
+        let disks: Vec<_> = disks.collect();
+        assert!(disks.windows(2).all(|two| two[0] == two[1]), "the disks differ");
+    }
+}
+
+/// Whether a notice like this one comes within so many seconds.
+fn hears(cluster: &mut Cluster, seconds: u64, wanted: impl Fn(usize, &Notice) -> bool) -> bool {
+    let end = cluster.now + Duration::from_secs(seconds);
+    while cluster.now < end {
+        cluster.step();
+        if std::mem::take(&mut cluster.notices).iter().any(|(m, notice)| wanted(*m, notice)) {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn a_scrub_finds_a_damaged_record() {
+    let scrubbing = Settings { scrub_in: Duration::from_secs(60), ..settings() };
+    let mut cluster = Cluster::ring(10, scrubbing, 3);
+    write_keys(&mut cluster, 50);
+    let is_found = |machine: usize, notice: &Notice| {
+        machine == 1 && matches!(notice, Notice::StoreBroken { .. })
+    };
+    assert!(!hears(&mut cluster, 70, is_found), "nothing is damaged yet");
+    cluster.machines[1].disk.tamper(&key(7), |record| record.register.value = None);
+    assert!(hears(&mut cluster, 70, is_found), "the damage was not found");
+    read_keys(&mut cluster, 50);
+}
+
+#[test]
+fn copies_of_one_version_that_differ_are_told() {
+    let comparing = Settings { compare_every: Duration::from_secs(20), ..settings() };
+    let mut cluster = Cluster::ring(11, comparing, 3);
+    write_keys(&mut cluster, 50);
+    cluster.crash(1);
+    cluster.machines[1].disk.tamper(&key(7), |record| {
+        record.register.value.as_mut().expect("a value").bytes = "x".into();
+    });
+    cluster.start(1);
+    let is_told = |_: usize, notice: &Notice| matches!(notice, Notice::Diverged { count: 1, keys, .. } if keys == &["key 7"]);
+    assert!(hears(&mut cluster, 40, is_told), "nobody told of the difference");
+}
+
+#[test]
+fn tombstones_go_when_nobody_needs_them() {
+    let collecting = Settings { tombstones_kept: Duration::from_secs(10), ..settings() };
+    let mut cluster = Cluster::ring(12, collecting, 5);
+    write_keys(&mut cluster, 100);
+    for index in 0..50 {
+        let delete = Operation::Delete { key: key(index), condition: Condition::Always };
+        assert_eq!(cluster.operate(index % 5, delete), Ok(Answer::Deleted));
+    }
+    let kept = |cluster: &Cluster| {
+        let records = cluster.machines.iter().flat_map(|machine| machine.disk.accepted());
+        records.filter(|(_, record)| record.is_tombstone()).count()
+    };
+    assert_eq!(kept(&cluster), 150);
+    cluster.run_for(Duration::from_secs(60));
+    assert_eq!(kept(&cluster), 0);
+    for index in 0..100 {
+        let answer = cluster.operate(index % 5, get(&key(index)));
+        assert_eq!(matches!(answer, Ok(Answer::Absent)), index < 50, "{index}: {answer:?}");
+    }
+    let create = cluster.operate(1, put(&key(7), 7, Condition::Absent));
+    assert!(matches!(create, Ok(Answer::Stored { created: true, .. })), "{create:?}");
+}
+
+#[test]
+fn a_member_that_was_away_brings_no_deleted_key_back() {
+    for seed in 0..10 {
+        let collecting = Settings { tombstones_kept: Duration::from_secs(6), ..settings() };
+        let mut cluster = Cluster::ring(seed, collecting, 4);
+        write_keys(&mut cluster, 40);
+        for away in 0..4 {
+            cluster.crash(away);
+            let others = cluster.awake();
+            for index in 10 * away..10 * away + 10 {
+                let delete = Operation::Delete { key: key(index), condition: Condition::Always };
+                assert_eq!(cluster.operate(others[index % 3], delete), Ok(Answer::Deleted));
+            }
+            cluster.run_for(Duration::from_secs(60));
+            cluster.start(away);
+            cluster.settle();
+            cluster.run_for(Duration::from_secs(2));
+            for index in 0..40 {
+                let answer = cluster.operate(index % 4, get(&key(index)));
+                let deleted = index < 10 * away + 10;
+                assert_eq!(matches!(answer, Ok(Answer::Absent)), deleted, "{index}: {answer:?}");
+            }
+        }
     }
 }
