@@ -30,4 +30,5 @@ pub mod plan;
 mod pool;
 pub mod printer;
 pub mod provider;
+mod ranges;
 pub mod state;

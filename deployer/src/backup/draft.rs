@@ -43,6 +43,9 @@ pub(crate) enum Arc {
     Done,
 }
 
+/// What is in a draft, and the reader that has read it.
+type Found<'a> = (Begun, Reader<BufReader<&'a File>>);
+
 impl Begun {
     fn new(header: Header) -> Self {
         let so_far = super::format::Tally::default().trailer();
@@ -95,7 +98,7 @@ impl Draft {
     }
 
     /// What is there; none if not even the header is.
-    fn look(&self) -> Result<Option<(Begun, Reader<BufReader<&File>>)>> {
+    fn look(&self) -> Result<Option<Found<'_>>> {
         let failed = |damage: Damage| {
             Error::caused(format!("cannot go on with {}", self.path.display()), &damage)
                 .hint("remove it to begin the backup anew, or give another name")

@@ -184,7 +184,7 @@ async fn restore(
     }
     let size = bytes(counts.bytes.get());
     printer.step(Mark::Done, format!("{said}: {size}, {:.1} s", begun.elapsed().as_secs_f64()));
-    let examples = counts.examples.borrow();
+    let examples = counts.examples.take();
     if existing == Existing::Refuse && !examples.is_empty() {
         printer.warn(format_args!(
             "others wrote keys of the backup meanwhile, and theirs were left: {}",
@@ -380,11 +380,12 @@ impl Job<'_> {
             let (right, missing, other, counts) = (&right, &missing, &other, &counts);
             async move {
                 match backup::value(self.pool, &entry.key).await? {
-                    Some(found) if found == entry => return Ok(add(right, 1)),
-                    Some(_) => add(other, 1),
-                    None => add(missing, 1),
+                    Some(found) if found == entry => add(right, 1),
+                    found => {
+                        add(if found.is_some() { other } else { missing }, 1);
+                        counts.name(&entry.key);
+                    }
                 }
-                counts.name(&entry.key);
                 Ok::<_, Error>(())
             }
         };
