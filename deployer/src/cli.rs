@@ -11,7 +11,7 @@ use crate::dashboard::DEFAULT_ADDRESS;
 #[derive(Debug, Parser)]
 #[command(name = "sky-deploy", version, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: plan 0 no change, 2 changes, 1 error; every other command 0 \
-                        done (status: right), 1 not done or not right; 64 usage error.")]
+                        done (status: right, check: alike), 1 not done or not right; 64 usage error.")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

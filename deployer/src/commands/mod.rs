@@ -54,7 +54,7 @@ impl Context<'_> {
             Some(true) => Ok(()),
             Some(false) => Err(Error::new("nothing was done")),
             None => Err(Error::new("nothing was done, because there is nobody to ask")
-                .hint("look at `sky-deploy plan`, then say yes beforehand with --yes")),
+                .hint("say yes beforehand with --yes")),
         }
     }
 }
