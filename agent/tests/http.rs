@@ -188,7 +188,7 @@ async fn a_list_has_every_key_once() {
     loop {
         let page: LocalKeys = read(&agent, &format!("/local?limit=100{cursor}")).await;
         for entry in page.keys {
-            assert_eq!((entry.mark, entry.size), (Mark::Owned, 5));
+            assert_eq!((entry.mark, entry.size, entry.digest.len()), (Mark::Owned, 5, 16));
             assert!(held.insert(entry.key), "a key is shown twice");
         }
         let Some(next) = page.cursor else { break };

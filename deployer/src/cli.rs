@@ -11,7 +11,7 @@ use crate::dashboard::DEFAULT_ADDRESS;
 #[derive(Debug, Parser)]
 #[command(name = "sky-deploy", version, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: plan 0 no change, 2 changes, 1 error; every other command 0 \
-                        done (status: right), 1 not done or not right; 64 usage error.")]
+                        done (status: right, check: alike), 1 not done or not right; 64 usage error.")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -48,6 +48,49 @@ pub struct NodeTarget {
     /// Its ring.
     #[command(flatten)]
     pub target: Target,
+}
+
+/// A backup to be made.
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Where to: a file, an http or https URL, env:NAME for a URL in the environment, or - for stdout
+    pub file: String,
+    /// Its ring.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// A backup to be restored.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// Where from: a file, an http or https URL, env:NAME for a URL in the environment, or - for stdin
+    pub file: String,
+    /// The ring to fill.
+    #[command(flatten)]
+    pub target: Target,
+    /// Replace keys that exist
+    #[arg(long, conflicts_with = "skip_existing")]
+    pub overwrite: bool,
+    /// Leave keys that exist as they are
+    #[arg(long)]
+    pub skip_existing: bool,
+    /// Read everything back and compare
+    #[arg(long)]
+    pub verify: bool,
+    /// Restore what there is of a backup that was cut or damaged
+    #[arg(long)]
+    pub incomplete: bool,
+}
+
+/// A comparison of all copies.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Its ring.
+    #[command(flatten)]
+    pub target: Target,
+    /// How many seconds what differs is looked at again before it is reported
+    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+    pub patience: u64,
 }
 
 /// What can be done.
@@ -138,6 +181,41 @@ pub enum Command {
         #[arg(long)]
         keep_data: bool,
     },
+    /// Compare all copies of all keys, while the ring is used
+    ///
+    /// Every member of every range is asked what it holds itself. Tells keys that a member lacks, holds in
+    /// another version, or with another value under one version; and ranges that could not be compared,
+    /// because a member is missing or does not answer. Exit code 0: everything was compared and is alike.
+    ///
+    /// What differs is looked at again for a while, because writes go on meanwhile and members catch up; it
+    /// is reported if a copy that differs does not change any more. Changes nothing itself.
+    #[command(verbatim_doc_comment)]
+    Check(CheckArgs),
+    /// Write all keys of the ring into a file, while the ring is used
+    ///
+    /// The value of each key is one that it had at some moment of the backup; a key that is there all the
+    /// time is in it. Nothing is said of several keys at one moment. Keys are read from all agents, many
+    /// at once, with little memory.
+    ///
+    /// A file is written as FILE.partial and renamed at the end. Interrupted, by Ctrl-C or otherwise, the
+    /// same command again goes on where it was. Every block has a checksum, and the end has one over all:
+    /// `restore` tells a file that is cut or damaged, and where. The line `content` is the same for two
+    /// backups exactly if they hold the same keys, values and media types.
+    ///
+    /// A URL gets the backup by one PUT with its length told beforehand: pre-signed URLs of S3 (up to
+    /// 5 GiB there) and temporary URLs of Swift work, and any server that takes PUT. The backup is made in
+    /// the ring's folder first, which needs the room, and goes on there if it is interrupted. A URL is a
+    /// secret if it is signed: put it into a variable and say env:NAME, because others see arguments.
+    #[command(verbatim_doc_comment)]
+    Backup(BackupArgs),
+    /// Write the keys of a backup into the ring, of whatever size
+    ///
+    /// The whole backup is checked before anything is changed. Refuses a ring that has keys unless told
+    /// what to do with them; a key that a client writes meanwhile is not replaced, except with
+    /// --overwrite. Interrupted, the same command again goes on where it was. Keys that are in the ring and
+    /// not in the backup stay.
+    #[command(verbatim_doc_comment)]
+    Restore(RestoreArgs),
     /// Read and write keys
     Kv {
         /// What to do with them.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use sky_api::{InitRequest, KeyList, LocalKeys, Problem, path};
@@ -44,6 +44,8 @@ pub struct KeyAnswer {
     pub status: StatusCode,
     /// The version of the value, if there is one.
     pub etag: Option<String>,
+    /// The media type of the body.
+    pub content_type: Option<String>,
     /// The value, or the problem as JSON.
     pub body: Bytes,
 }
@@ -83,8 +85,7 @@ impl Client {
         let mut keys = Vec::new();
         let mut cursor: Option<String> = None;
         loop {
-            let url = format!("{agent}{}?limit={PAGE}{}", path::LOCAL, after(cursor.as_deref()));
-            let page: LocalKeys = json(self.http.get(url).timeout(KEY_WITHIN), agent).await?;
+            let page = self.local_page(agent, cursor.as_deref(), PAGE).await?;
             keys.extend(page.keys.into_iter().map(|entry| entry.key));
             match page.cursor {
                 Some(next) => cursor = Some(next),
@@ -108,19 +109,53 @@ impl Client {
         key: &str,
         value: Option<Bytes>,
     ) -> Result<KeyAnswer> {
-        let url = format!("{agent}{}/{}", path::KV, encode(key));
-        let mut request = self.http.request(method, url).timeout(KEY_WITHIN);
+        let mut request = self.key_request(agent, method, key);
         if let Some(value) = value {
             request = request.body(value);
         }
-        let failed = || format!("no answer from the agent at {agent}");
-        let response = request.send().await.during(failed)?;
-        let etag = response.headers().get("etag").and_then(|tag| tag.to_str().ok());
-        Ok(KeyAnswer {
-            status: response.status(),
-            etag: etag.map(str::to_owned),
-            body: response.bytes().await.during(failed)?,
-        })
+        answer(request, agent).await
+    }
+
+    /// [`Self::key`] with the media type of the value.
+    pub async fn typed_key(
+        &self,
+        agent: &str,
+        method: Method,
+        key: &str,
+        value: Option<(&str, &Bytes)>,
+    ) -> Result<KeyAnswer> {
+        let mut request = self.key_request(agent, method, key);
+        if let Some((content_type, value)) = value {
+            request = request.header(CONTENT_TYPE, content_type).body(value.clone());
+        }
+        answer(request, agent).await
+    }
+
+    /// A page of all keys from a place on, as [`KeyList`] if it is a success.
+    pub async fn key_page(
+        &self,
+        agent: &str,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<KeyAnswer> {
+        let url = format!("{agent}{}?limit={limit}{}", path::KV, after(cursor));
+        answer(self.http.get(url).timeout(KEY_WITHIN), agent).await
+    }
+
+    /// A page of the keys that an agent holds itself, from a place on.
+    pub async fn local_page(
+        &self,
+        agent: &str,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<LocalKeys> {
+        let url = format!("{agent}{}?limit={limit}{}", path::LOCAL, after(cursor));
+        json(self.http.get(url).timeout(KEY_WITHIN), agent).await
+    }
+
+    fn key_request(&self, agent: &str, method: Method, key: &str) -> RequestBuilder {
+        let url = format!("{agent}{}/{}", path::KV, encode(key));
+        self.http.request(method, url).timeout(KEY_WITHIN)
     }
 
     fn admin(&self, agent: &str, path: &str) -> RequestBuilder {
@@ -141,6 +176,21 @@ pub fn problem(agent: &str, status: StatusCode, body: &[u8]) -> Error {
         Err(_) => Error::new(format!("the agent at {agent} answers {status}"))
             .hint("is that a sky-agent, and of this version?"),
     }
+}
+
+async fn answer(request: RequestBuilder, agent: &str) -> Result<KeyAnswer> {
+    let failed = || format!("no answer from the agent at {agent}");
+    let response = request.send().await.during(failed)?;
+    let header = |name| {
+        let value = response.headers().get(name).and_then(|value| value.to_str().ok());
+        value.map(str::to_owned)
+    };
+    Ok(KeyAnswer {
+        status: response.status(),
+        etag: header(ETAG),
+        content_type: header(CONTENT_TYPE),
+        body: response.bytes().await.during(failed)?,
+    })
 }
 
 async fn send(request: RequestBuilder, agent: &str) -> Result<Response> {

@@ -8,10 +8,13 @@
 //! ```
 
 pub mod agent_exe;
+mod amount;
 pub mod apply;
+mod backup;
 pub mod cli;
 pub mod client;
 pub mod commands;
+mod compare;
 pub mod converge;
 mod dashboard;
 pub mod deployment;
@@ -24,6 +27,8 @@ pub mod observe;
 pub mod outlook;
 mod placement;
 pub mod plan;
+mod pool;
 pub mod printer;
 pub mod provider;
+mod ranges;
 pub mod state;

@@ -144,8 +144,13 @@ impl RingFolder {
 
     /// Takes the lock of the ring for `command`, or says who has it.
     pub fn lock(&self, command: &str) -> Result<Lock> {
+        self.lock_for("lock", command)
+    }
+
+    /// [`Self::lock`] for what does not keep others from changing the nodes of the ring.
+    pub(crate) fn lock_for(&self, file: &str, command: &str) -> Result<Lock> {
         self.create()?;
-        let path = self.path.join("lock");
+        let path = self.path.join(file);
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)

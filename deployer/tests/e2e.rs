@@ -5,154 +5,30 @@
 
 #[path = "../../agent/tests/support/need.rs"]
 mod need;
+#[path = "parts/ring.rs"]
+mod ring;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
-use serde_json::Value;
+use ring::{HEALED_WITHIN, Handle, Node, Ring, urls};
 
-/// How long a ring may take to heal or to become right, on a busy machine.
-const HEALED_WITHIN: Duration = Duration::from_secs(90);
 /// How long requests may fail after a node was killed.
 const AVAILABLE_WITHIN: Duration = Duration::from_secs(3);
 const KEYS: usize = 300;
 
-/// A ring in a folder of its own; removed at the end, however that comes.
-struct Ring {
-    folder: tempfile::TempDir,
-    provider: &'static str,
-    first_port: u16,
-}
-
-/// A node that runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Node {
-    name: String,
-    url: String,
-    /// Its process or its container.
-    handle: Handle,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Handle {
-    Pid(u32),
-    Container(String),
-}
-
-impl Ring {
-    fn new(provider: &'static str, nodes: usize, first_port: u16) -> Self {
-        let ring = Self { folder: tempfile::tempdir().unwrap(), provider, first_port };
-        ring.resize(nodes);
-        ring
-    }
-
-    fn resize(&self, nodes: usize) {
-        let Self { provider, first_port: port, .. } = self;
-        let text = format!(
-            "ring: {{name: e2e-{port}}}\nprovider: {provider}\nnodes: {nodes}\nagent: {{port: {port}}}\n"
-        );
-        std::fs::write(self.folder.path().join("inventory.yaml"), text).unwrap();
-    }
-
-    fn home(&self) -> PathBuf {
-        self.folder.path().join("state")
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sky-deploy"));
-        command
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env("XDG_STATE_HOME", self.home())
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// Runs a command that must succeed; returns stdout.
-    fn must(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {errors}\n{}", self.logs());
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn logs(&self) -> String {
-        let output = self.run(&["logs", "all", "-n", "5"]);
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    fn status(&self) -> Value {
-        serde_json::from_slice(&self.run(&["status", "--json"]).stdout).unwrap()
-    }
-
-    /// The nodes that run.
-    fn nodes(&self) -> Vec<Node> {
-        let status = self.status();
-        let nodes = status["nodes"].as_array().unwrap().iter();
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
-        nodes
-            .filter_map(|node| {
-                let handle = match (&node["pid"], &node["container"]) {
-                    (Value::Number(pid), _) => {
-                        Handle::Pid(pid.as_u64().unwrap().try_into().unwrap())
-                    }
-                    (_, Value::String(id)) => Handle::Container(id.clone()),
-                    _ => return None,
-                };
-                Some(Node { name: text(&node["name"]), url: text(&node["url"]), handle })
-            })
-            .collect()
-    }
-
-    fn wait_until(&self, what: &str, holds: impl Fn(&Value) -> bool) {
-        let begun = Instant::now();
-        loop {
-            let status = self.status();
-            if holds(&status) {
-                return;
-            }
-            assert!(begun.elapsed() < HEALED_WITHIN, "not {what}: {status:#}\n{}", self.logs());
-            std::thread::sleep(Duration::from_millis(200));
+/// Whether its process or container is still there.
+fn is_there(node: &Node) -> bool {
+    match &node.handle {
+        Handle::Pid(pid) => {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
         }
-    }
-}
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        self.run(&["destroy", "--yes"]);
-    }
-}
-
-impl Node {
-    fn kill(&self) {
-        match &self.handle {
-            Handle::Pid(pid) => {
-                let pid = rustix::process::Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap();
-                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-            }
-            Handle::Container(id) => {
-                let killed = Command::new("docker").args(["kill", id]).output().unwrap();
-                assert!(killed.status.success(), "{killed:?}");
-            }
-        }
-    }
-
-    fn is_there(&self) -> bool {
-        match &self.handle {
-            Handle::Pid(pid) => {
-                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-                stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
-            }
-            Handle::Container(id) => {
-                Command::new("docker").args(["inspect", id]).output().unwrap().status.success()
-            }
+        Handle::Container(id) => {
+            Command::new("docker").args(["inspect", id]).output().unwrap().status.success()
         }
     }
 }
@@ -207,10 +83,6 @@ async fn read_all(http: &reqwest::Client, urls: &[String], stored: &Stored) -> D
     longest
 }
 
-fn urls(nodes: &[Node]) -> Vec<String> {
-    nodes.iter().map(|node| node.url.clone()).collect()
-}
-
 #[tokio::test]
 async fn a_ring_of_processes_survives_its_nodes() {
     survives_its_nodes(&Ring::new("process", 5, 15_200)).await;
@@ -262,7 +134,7 @@ async fn survives_its_nodes(ring: &Ring) {
 
     let nodes = ring.nodes();
     ring.must(&["destroy", "--yes"]);
-    assert!(!nodes.iter().any(Node::is_there), "some of {nodes:?} are left");
+    assert!(!nodes.iter().any(is_there), "some of {nodes:?} are left");
     assert!(is_empty(&ring.home()), "something is left in {}", ring.home().display());
 }
 
@@ -283,7 +155,7 @@ fn an_apply_may_be_killed_at_any_point() {
         let nodes = ring.nodes();
         assert_eq!(nodes.len(), 3);
         ring.must(&["destroy", "--yes"]);
-        assert!(!nodes.iter().any(Node::is_there) && is_empty(&ring.home()), "after {after:?}");
+        assert!(!nodes.iter().any(is_there) && is_empty(&ring.home()), "after {after:?}");
     }
 }
 

@@ -2,11 +2,16 @@
 //!
 //! The reports of the ring are [`sky_chord::View`]s, sent as JSON as they are.
 
+pub mod cursor;
+
 use serde::{Deserialize, Serialize};
 use sky_chord::{Notice, Peer, View};
 
 /// The default port of an agent, for HTTP and peers alike.
 pub const DEFAULT_PORT: u16 = 4321;
+
+/// The longest key, in bytes of UTF-8.
+pub const MAX_KEY_BYTES: usize = 1024;
 
 /// Paths of an agent.
 pub mod path {
@@ -210,7 +215,7 @@ pub struct KeyEntry {
     pub size: u32,
 }
 
-/// `GET /local`: keys held by the agent itself.
+/// `GET /local?limit=&cursor=`: keys held by the agent itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalKeys {
     /// Keys in the order of their points.
@@ -230,6 +235,8 @@ pub struct LocalKeyEntry {
     pub size: u32,
     /// Its ETag.
     pub etag: String,
+    /// A digest of media type and value, 16 hexadecimal digits.
+    pub digest: String,
     /// `owned`, or `replica`.
     pub mark: Mark,
 }

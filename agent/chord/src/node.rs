@@ -423,7 +423,7 @@ impl<R: Records> Node<R> {
                 self.ctx.reply(ticket, Reply::View(view));
             }
             Request::Views => self.start_survey(ticket),
-            Request::LocalKeys { after, limit } => self.local_keys(ticket, after.as_ref(), limit),
+            Request::LocalKeys { after, limit } => self.local_keys(ticket, after, limit),
             Request::Init { ring } => self.init(ticket, ring),
             Request::Leave => {
                 self.members.set_status(MemberStatus::Leaving);
@@ -451,7 +451,7 @@ impl<R: Records> Node<R> {
         }
     }
 
-    fn local_keys(&mut self, ticket: Ticket, after: Option<&crate::Key>, limit: u32) {
+    fn local_keys(&mut self, ticket: Ticket, after: Option<crate::request::Cursor>, limit: u32) {
         let (ranges, world) = self.data();
         let reply = match ranges.local_keys(&world, after, limit as usize) {
             Ok((keys, end)) => Reply::LocalKeys { keys, end },

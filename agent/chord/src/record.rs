@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use sha1::{Digest, Sha1};
 
 use crate::Id;
 use crate::config::Ballot;
@@ -60,6 +61,18 @@ pub struct Value {
     pub content_type: Arc<str>,
     /// The bytes.
     pub bytes: Bytes,
+}
+
+impl Value {
+    /// A short digest of media type and bytes, to compare copies by.
+    pub fn digest(&self) -> u64 {
+        let mut sha1 = Sha1::new();
+        // The length keeps the two parts apart.
+        sha1.update((self.content_type.len() as u64).to_be_bytes());
+        sha1.update(self.content_type.as_bytes());
+        sha1.update(&self.bytes);
+        sha1.finalize().iter().take(8).fold(0, |digest, byte| digest << 8 | u64::from(*byte))
+    }
 }
 
 impl fmt::Debug for Value {

@@ -185,8 +185,8 @@ pub enum Request {
     Views,
     /// A page of the keys held by this node itself, with their marks.
     LocalKeys {
-        /// Only keys after this one.
-        after: Option<Key>,
+        /// Only keys after this place.
+        after: Option<Cursor>,
         /// The most keys wanted.
         limit: u32,
     },
@@ -268,6 +268,8 @@ pub struct LocalKey {
     pub key: Key,
     /// The size of its value in bytes.
     pub size: u32,
+    /// The digest of its value.
+    pub digest: u64,
     /// Its version.
     pub version: Ballot,
     /// Whether this node owns the key, or holds a replica.

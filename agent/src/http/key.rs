@@ -1,14 +1,11 @@
-//! Keys in paths, and places in key lists, as text that survives a URL.
+//! Keys in paths, as text that survives a URL, and places in key lists that clients send.
 
 use std::borrow::Cow;
 
-use sky_api::Code;
-use sky_chord::{Cursor, Id, Key};
+use sky_api::{Code, MAX_KEY_BYTES};
+use sky_chord::{Cursor, Key};
 
 use super::problem::Refused;
-
-/// The longest key, in bytes of UTF-8.
-pub(super) const MAX_KEY_BYTES: usize = 1024;
 
 /// The key that a path names: `raw` is what follows `/kv/`, percent-encoded (RFC 3986). A `/` may be
 /// written as it is or encoded; it makes no difference.
@@ -70,40 +67,9 @@ pub(super) fn push_hex(text: &mut String, bytes: &[u8]) {
     }
 }
 
-fn read_hex(text: &str) -> Option<Vec<u8>> {
-    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-    pairs.iter().map(|pair| Some(hex_digit(pair[0])? << 4 | hex_digit(pair[1])?)).collect()
-}
-
-/// The opaque text of a place in a key list.
-pub(super) fn cursor_text(cursor: &Cursor) -> String {
-    let mut text = String::new();
-    match cursor {
-        Cursor::AfterKey(key) => {
-            text.push('k');
-            push_hex(&mut text, key.name().as_bytes());
-        }
-        Cursor::AfterPoint(point) => {
-            text.push('p');
-            push_hex(&mut text, point.as_bytes());
-        }
-    }
-    text
-}
-
-/// Reads what [`cursor_text`] wrote.
+/// The place that a client names.
 pub(super) fn read_cursor(text: &str) -> Result<Cursor, Refused> {
-    let cursor = text.split_at_checked(1).and_then(|(kind, rest)| {
-        let bytes = read_hex(rest)?;
-        match kind {
-            "k" if bytes.len() <= MAX_KEY_BYTES => {
-                Some(Cursor::AfterKey(Key::new(str::from_utf8(&bytes).ok()?)))
-            }
-            "p" => Some(Cursor::AfterPoint(Id::from_bytes(bytes.try_into().ok()?))),
-            _ => None,
-        }
-    });
-    cursor.ok_or_else(|| {
+    sky_api::cursor::read(text).ok_or_else(|| {
         Refused::new(Code::BadRequest, "The cursor is not one that this list gave out.")
             .hint("Pass the `cursor` of the page before as it is, or none for the first page.")
     })
@@ -136,15 +102,5 @@ mod tests {
             assert_eq!(decode(raw).unwrap_err().code(), Code::InvalidKey, "{raw}");
         }
         assert!(decode(&long[1..]).is_ok());
-    }
-
-    #[test]
-    fn cursors_are_read_back() {
-        for cursor in [Cursor::AfterKey(Key::new("a/ü?")), Cursor::AfterPoint(Id::hash(b"x"))] {
-            assert_eq!(read_cursor(&cursor_text(&cursor)).unwrap(), cursor);
-        }
-        for text in ["", "k0", "kfg", "kff", "p00", "x00", "é", "p"] {
-            assert_eq!(read_cursor(text).unwrap_err().code(), Code::BadRequest, "{text}");
-        }
     }
 }

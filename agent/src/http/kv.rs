@@ -200,7 +200,7 @@ async fn list(api: &Api, query: Query) -> Result<Response, Refused> {
             break;
         }
     }
-    Ok(json(&KeyList { keys, cursor: next.as_ref().map(key::cursor_text) }))
+    Ok(json(&KeyList { keys, cursor: next.as_ref().map(sky_api::cursor::text) }))
 }
 
 fn entry(listed: ListedKey) -> KeyEntry {

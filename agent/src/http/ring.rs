@@ -96,20 +96,13 @@ pub(super) struct LocalQuery {
 /// `/local`: a page of the keys on this agent's own disk.
 pub(super) async fn local(api: &Api, query: LocalQuery) -> Result<Response, Refused> {
     let limit = kv::page_size(query.limit.as_deref(), (100, 1000))?;
-    let after = match query.cursor.as_deref().map(key::read_cursor).transpose()? {
-        None => None,
-        Some(Cursor::AfterKey(key)) => Some(key),
-        Some(Cursor::AfterPoint(_)) => {
-            let detail = "The cursor belongs to /kv, not to /local.";
-            return Err(Refused::new(Code::BadRequest, detail));
-        }
-    };
+    let after = query.cursor.as_deref().map(key::read_cursor).transpose()?;
     let (keys, end) = match api.ask(Request::LocalKeys { after, limit }).await? {
         Reply::LocalKeys { keys, end } => (keys, end),
         other => return Err(kv::unexpected(&other)),
     };
     let last = keys.last().filter(|_| !end).map(|last| Cursor::AfterKey(last.key.clone()));
-    let cursor = last.as_ref().map(key::cursor_text);
+    let cursor = last.as_ref().map(sky_api::cursor::text);
     Ok(json(&LocalKeys { keys: keys.into_iter().map(local_entry).collect(), cursor }))
 }
 
@@ -119,6 +112,7 @@ fn local_entry(local: LocalKey) -> LocalKeyEntry {
         hash: local.key.hash().to_string(),
         size: local.size,
         etag: etag::text(&local.version),
+        digest: format!("{:016x}", local.digest),
         mark: if local.owned { Mark::Owned } else { Mark::Replica },
     }
 }

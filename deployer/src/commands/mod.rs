@@ -3,18 +3,22 @@
 mod adopt;
 mod apply;
 mod audit;
+mod backup;
+mod check;
 mod destroy;
 mod kv;
 mod list;
 mod logs;
 mod node;
 mod plan;
+mod restore;
 mod scale;
 mod status;
 mod upgrade;
 mod validate;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -50,7 +54,7 @@ impl Context<'_> {
             Some(true) => Ok(()),
             Some(false) => Err(Error::new("nothing was done")),
             None => Err(Error::new("nothing was done, because there is nobody to ask")
-                .hint("look at `sky-deploy plan`, then say yes beforehand with --yes")),
+                .hint("say yes beforehand with --yes")),
         }
     }
 }
@@ -67,12 +71,20 @@ pub async fn run(cli: Cli, printer: &Printer) -> ExitCode {
     }
 }
 
+/// How often what is under way is shown.
+const SHOW_EVERY: Duration = Duration::from_millis(500);
+
 /// Work that Ctrl-C ends: nothing new is begun, and what is done stays.
 async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let hint = "what is done is done; the same command again goes on from there";
+    interruptible_with(hint.to_owned(), work).await
+}
+
+/// Work that Ctrl-C ends, and what to do then.
+async fn interruptible_with<T>(hint: String, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         result = work => result,
-        _ = tokio::signal::ctrl_c() => Err(Error::new("interrupted")
-            .hint("what is done is done; the same command again goes on from there")),
+        _ = tokio::signal::ctrl_c() => Err(Error::new("interrupted").hint(hint)),
     }
 }
 
@@ -113,6 +125,9 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode> {
         Command::Destroy { target, keep_data } => {
             interruptible(destroy::run(context, &target.inventory, keep_data)).await
         }
+        Command::Backup(args) => backup::run(context, &args).await,
+        Command::Check(args) => check::run(context, &args).await,
+        Command::Restore(args) => restore::run(context, &args).await,
         Command::Kv { command } => kv::run(context, command).await,
     }
 }

@@ -53,7 +53,6 @@ use crate::context::Context;
 use crate::event::{Notice, Records, StoreError};
 use crate::membership::{MemberChange, Membership};
 use crate::message::{Body, Refusal};
-use crate::record::Key;
 use crate::request::{Cursor, LocalKey};
 use crate::time::Time;
 use crate::timer::Timer;
@@ -343,15 +342,14 @@ impl Ranges {
             .collect()
     }
 
-    /// At most `limit` live keys held here, after a key, and whether there are no more.
+    /// At most `limit` live keys held here, after a place, and whether there are no more.
     pub(crate) fn local_keys<R: Records>(
         &self,
         w: &World<'_, R>,
-        after: Option<&Key>,
+        mut after: Option<Cursor>,
         limit: usize,
     ) -> Result<(Vec<LocalKey>, bool), StoreError> {
         let mut keys = Vec::new();
-        let mut after = after.map(|key| Cursor::AfterKey(key.clone()));
         loop {
             let (page, end) = self.stored.scan(w.records, after.as_ref(), Id::MAX, limit.max(1))?;
             after = page.last().map(|(key, _)| Cursor::AfterKey(key.clone()));
@@ -363,7 +361,8 @@ impl Ranges {
                 let members = owner_first(&known.config.members, known.config.hi);
                 let owned = members.first().is_some_and(|peer| peer.node == w.ctx.me.node);
                 let version = seen.record.register.version;
-                keys.push(LocalKey { size: value.bytes.len() as u32, key, version, owned });
+                let (size, digest) = (value.bytes.len() as u32, value.digest());
+                keys.push(LocalKey { key, size, digest, version, owned });
                 if keys.len() >= limit {
                     return Ok((keys, false));
                 }

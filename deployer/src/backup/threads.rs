@@ -1,0 +1,103 @@
+//! Threads that read and write backups, because a disk or a pipe may keep them waiting while requests are
+//! under way.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Block, Damage, Frame, Header, Reader, Trailer, Writer};
+
+/// Blocks that may wait for a thread, or for whoever reads them.
+const WAITING: usize = 8;
+
+/// Takes blocks to be written.
+pub(crate) struct Sink {
+    blocks: mpsc::Sender<Option<Block>>,
+    outcome: oneshot::Receiver<io::Result<Option<Trailer>>>,
+}
+
+impl Sink {
+    /// Starts the thread. When the sink is dropped, what was handed over is still written.
+    pub(crate) fn start(mut writer: Writer<BufWriter<File>>) -> Self {
+        let (blocks, mut waiting) = mpsc::channel::<Option<Block>>(WAITING);
+        let (done, outcome) = oneshot::channel();
+        std::thread::spawn(move || {
+            let write = move || {
+                while let Some(block) = waiting.blocking_recv() {
+                    match block {
+                        Some(block) => writer.block(&block)?,
+                        None => return writer.finish().map(|(_, trailer)| Some(trailer)),
+                    }
+                }
+                Ok(None)
+            };
+            // Nobody is left who wants to know if this fails.
+            let _ = done.send(write());
+        });
+        Self { blocks, outcome }
+    }
+
+    /// Hands over a block. False if nothing can be written any more: [`Self::finish`] tells why.
+    pub(crate) async fn put(&self, block: Block) -> bool {
+        self.blocks.send(Some(block)).await.is_ok()
+    }
+
+    /// Ends the backup.
+    pub(crate) async fn finish(self) -> io::Result<Trailer> {
+        // Fails only if the outcome is an error already.
+        let _ = self.blocks.send(None).await;
+        match self.outcome.await {
+            Ok(Ok(Some(trailer))) => Ok(trailer),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(None)) | Err(_) => Err(io::Error::other("the writing thread has ended")),
+        }
+    }
+}
+
+/// Gives the parts of a backup, in order.
+pub(crate) struct Feed {
+    parts: mpsc::Receiver<Result<Part, Damage>>,
+}
+
+/// A part of a backup.
+pub(crate) enum Part {
+    /// What comes first.
+    Header(Header),
+    /// Keys.
+    Block(Block),
+    /// The end of a complete backup.
+    End(Trailer),
+}
+
+impl Feed {
+    /// Starts the thread.
+    pub(crate) fn start(input: Box<dyn Read + Send>) -> Self {
+        let (sender, parts) = mpsc::channel(WAITING);
+        std::thread::spawn(move || {
+            let read = || {
+                let mut reader = Reader::open(input)?;
+                // An error means that nobody wants more.
+                let mut wanted = sender.blocking_send(Ok(Part::Header(reader.header().clone())));
+                while wanted.is_ok()
+                    && let Some(frame) = reader.next()?
+                {
+                    wanted = sender.blocking_send(Ok(match frame {
+                        Frame::Block(block) => Part::Block(block),
+                        Frame::Trailer(trailer) => Part::End(trailer),
+                    }));
+                }
+                Ok(())
+            };
+            if let Err(damage) = read() {
+                let _ = sender.blocking_send(Err(damage));
+            }
+        });
+        Self { parts }
+    }
+
+    /// The next part; none after the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Part>, Damage> {
+        self.parts.recv().await.transpose()
+    }
+}
