@@ -154,6 +154,8 @@ impl Rig {
         let archive = self.folder.join("image.tar");
         let packed = || {
             let mut tar = tar::Builder::new(fs::File::create(&archive)?);
+            // The engine does not know the format of files with holes.
+            tar.sparse(false);
             tar.append_path_with_name(program, "sky-agent")?;
             tar.finish()
         };
