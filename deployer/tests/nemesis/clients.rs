@@ -249,26 +249,35 @@ impl Client {
     async fn run(mut self) {
         while !self.shared.is_stopping() {
             let (key, is_cold) = self.pool.borrow_mut().pick(&mut self.random);
-            let known = self.seen.get(&key).cloned();
-            let ask = self.choose(known.as_ref().map(|(number, _)| *number));
+            if self.random.chance(0.1) {
+                // Who has just read a key is likely to succeed with a compare-and-swap.
+                let agent = self.agent();
+                self.ask(&key, Ask::Get, &[agent]).await;
+            }
+            let known = self.seen.get(&key).map(|(number, _)| *number);
+            let ask = self.choose(known);
             let mut agents = vec![self.agent()];
             if is_cold && ask != Ask::Get && self.random.chance(0.5) {
                 agents.extend([self.agent(), self.agent()]);
             }
-            let old_etag = known.as_ref().map(|(_, etag)| &**etag);
-            let (outcome, etag) = self.shared.ask(&key, ask, old_etag, &agents).await;
-            let value = match outcome {
-                Outcome::Told(_, Told::Found(value)) => Some(value),
-                Outcome::Told(_, Told::Created | Told::Replaced) => ask.stores(),
-                _ => None,
-            };
-            if let (Some(value), Some(etag)) = (value, etag) {
-                if self.seen.len() > 500 {
-                    self.seen.clear();
-                }
-                self.seen.insert(key, (value, etag));
-            }
+            self.ask(&key, ask, &agents).await;
             tokio::time::sleep(self.random.between(THINKING.0, THINKING.1)).await;
+        }
+    }
+
+    async fn ask(&mut self, key: &str, ask: Ask, agents: &[usize]) {
+        let known = self.seen.get(key).map(|(_, etag)| &**etag);
+        let (outcome, etag) = self.shared.ask(key, ask, known, agents).await;
+        let value = match outcome {
+            Outcome::Told(_, Told::Found(value)) => Some(value),
+            Outcome::Told(_, Told::Created | Told::Replaced) => ask.stores(),
+            _ => None,
+        };
+        if let (Some(value), Some(etag)) = (value, etag) {
+            if self.seen.len() > 500 {
+                self.seen.clear();
+            }
+            self.seen.insert(key.to_owned(), (value, etag));
         }
     }
 

@@ -41,9 +41,8 @@ pub(crate) fn judge(key: &str, entries: &[Entry]) -> Verdict {
             let mut moments: Vec<u64> = entries.iter().filter_map(Entry::end).collect();
             moments.sort_unstable();
             let first = moments.partition_point(|moment| explains(&until(*moment)) != Some(false));
-            let mut shown = until(moments.get(first).copied().unwrap_or(u64::MAX));
-            shown.sort_by_key(|entry| entry.begun);
-            let lines: Vec<String> = shown.iter().map(line).collect();
+            let shown = until(moments.get(first).copied().unwrap_or(u64::MAX));
+            let lines = lines(&shown);
             let lines = lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n");
             Verdict::Impossible(format!("no order explains what was told of {key}:\n{lines}"))
         }
@@ -211,6 +210,13 @@ fn after(place: &Place, at: usize, state: State) -> Place {
     let done = done.count();
     ahead.drain(..done);
     Place { base, ahead, state }
+}
+
+/// A history as people read it.
+pub(crate) fn lines(entries: &[Entry]) -> Vec<String> {
+    let mut sorted: Vec<&Entry> = entries.iter().collect();
+    sorted.sort_by_key(|entry| entry.begun);
+    sorted.into_iter().map(line).collect()
 }
 
 fn line(entry: &Entry) -> String {

@@ -57,7 +57,7 @@ pub(crate) fn run(kind: Kind, seed: u64, time: Duration) {
     working.join().unwrap();
     let calm = match ended {
         Ok(calm) => calm,
-        Err(Halt::Interrupted) => panic!("interrupted; everything is removed"),
+        Err(Halt::Interrupted) => panic!("interrupted: what the run made is removed"),
         Err(Halt::Broken(why)) => {
             nemesis.anomalies.push(format!("the run could not go on: {why}"));
             Duration::ZERO
@@ -66,7 +66,8 @@ pub(crate) fn run(kind: Kind, seed: u64, time: Duration) {
     let mut anomalies = std::mem::take(&mut nemesis.anomalies);
     let copies = on_a_runtime(read_everything(&clients));
     anomalies.extend(history.wrongs());
-    anomalies.extend(judge_all(&history));
+    let offending = judge_all(&history);
+    anomalies.extend(offending.iter().map(|(_, why)| why.clone()));
     nemesis.agents.save_logs();
     anomalies.extend(panics(&nemesis.agents));
 
@@ -91,6 +92,10 @@ pub(crate) fn run(kind: Kind, seed: u64, time: Duration) {
     ));
     if !anomalies.is_empty() {
         let kept = keep(&nemesis.agents, seed, &anomalies);
+        for (key, _) in offending {
+            let lines = judge::lines(&keys[&key]).join("\n");
+            std::fs::write(kept.join(format!("{key}.txt")), lines).ok();
+        }
         panic!(
             "{}\n\nagain: SKY_NEMESIS_SEED={seed} SKY_NEMESIS_SECONDS={}; logs and histories: {}\n{}",
             anomalies.join("\n"),
@@ -159,12 +164,15 @@ async fn read_everything(clients: &Clients) -> usize {
     count
 }
 
-fn judge_all(history: &History) -> Vec<String> {
+/// The keys whose answers cannot be explained, and why.
+fn judge_all(history: &History) -> Vec<(String, String)> {
     let keys = history.keys();
     let verdict = |(key, entries): (&String, &Vec<_>)| match judge::judge(key, entries) {
         Verdict::Explained => None,
-        Verdict::Impossible(why) => Some(why),
-        Verdict::TooHard => Some(format!("the history of {key} is too hard to judge")),
+        Verdict::Impossible(why) => Some((key.clone(), why)),
+        Verdict::TooHard => {
+            Some((key.clone(), format!("the history of {key} is too hard to judge")))
+        }
     };
     keys.iter().filter_map(verdict).collect()
 }
@@ -175,7 +183,7 @@ fn panics(agents: &Agents) -> Vec<String> {
     for slot in 0..SLOTS {
         let log = std::fs::read(agents.rig.log(slot)).unwrap_or_default();
         let log = String::from_utf8_lossy(&log).into_owned();
-        let panics = log.lines().filter(|line| line.contains("panicked") || line.contains("bug"));
+        let panics = log.lines().filter(|line| line.contains("panicked"));
         found.extend(panics.map(|line| format!("n{slot} logged: {line}")));
     }
     found

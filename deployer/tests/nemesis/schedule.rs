@@ -95,6 +95,12 @@ enum Plan {
     Both,
 }
 
+impl Plan {
+    const fn is_measured(self) -> bool {
+        matches!(self, Self::MeasuredCrash | Self::MeasuredPause)
+    }
+}
+
 const ROUND: [Plan; 16] = [
     Plan::MeasuredCrash,
     Plan::MeasuredPause,
@@ -151,6 +157,10 @@ impl Schedule {
                 let other = self.random.below(at + 1);
                 self.round.swap(at, other);
             }
+            if self.is_first {
+                // Also a short run shall measure something.
+                self.round.sort_by_key(|plan| plan.is_measured());
+            }
         }
         self.round.pop().unwrap_or(Plan::Restart)
     }
@@ -195,16 +205,10 @@ impl Iterator for Schedule {
         let plan = self.plan();
         let several = 2 + self.random.below(2);
         let coin = self.random.chance(0.5);
-        let mut is_measured = false;
+        let is_measured = plan.is_measured();
         let faults = match plan {
-            Plan::MeasuredCrash => {
-                is_measured = true;
-                vec![Fault::Crash(self.some(1))]
-            }
-            Plan::MeasuredPause => {
-                is_measured = true;
-                vec![Fault::Pause(self.some(1))]
-            }
+            Plan::MeasuredCrash => vec![Fault::Crash(self.some(1))],
+            Plan::MeasuredPause => vec![Fault::Pause(self.some(1))],
             Plan::CrashSome => vec![Fault::Crash(self.some(several))],
             Plan::CrashAll => vec![Fault::Crash((0..SLOTS).collect())],
             Plan::PauseSome => vec![Fault::Pause(self.some(several))],
