@@ -18,6 +18,8 @@ pub(crate) const BASE: usize = 5;
 
 const PORT: u16 = 4321;
 const RING: &str = "5eed0000000000000000000000000001";
+/// Memory that an agent may use: many times what its data here could need.
+const MEMORY_MAX: u64 = 1 << 30;
 /// How long an agent may take to end when it is asked to.
 const ENDED_WITHIN: Duration = Duration::from_secs(20);
 /// How long an agent may take to report on itself.
@@ -278,8 +280,8 @@ impl Agents {
         run_with("nsenter", &[&[space.as_str()][..], command].concat(), input).map(drop)
     }
 
-    /// The agents that are not as they were left: they ended by themselves.
-    pub(crate) fn ended_by_themselves(&mut self) -> Vec<String> {
+    /// The agents that are not as they were left: they ended by themselves, or grew and grew.
+    pub(crate) fn gone_astray(&mut self) -> Vec<String> {
         let mut ended = Vec::new();
         for slot in 0..SLOTS {
             if !matches!(self.board.get(slot), State::Running | State::Frozen) {
@@ -301,9 +303,21 @@ impl Agents {
                 self.board.set(slot, State::Dead);
                 self.children[slot] = None;
                 ended.push(format!("n{slot} ended by itself: {}", how.trim()));
+            } else if let Some(bytes) = self.memory(slot).filter(|bytes| *bytes > MEMORY_MAX) {
+                ended.push(format!("n{slot} uses {} MB of memory, and is killed", bytes >> 20));
+                if let Err(error) = self.kill(slot) {
+                    ended.push(error);
+                }
             }
         }
         ended
+    }
+
+    /// How much memory an agent uses, in bytes.
+    fn memory(&self, slot: usize) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid(slot).ok()?)).ok()?;
+        let used = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        Some(used.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
     }
 
     /// Asks a node to leave. It is taken away when it has.

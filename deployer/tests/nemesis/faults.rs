@@ -4,19 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::agents::{Agents, State};
 use crate::history::History;
 use crate::rig::SLOTS;
-use crate::say;
 use crate::schedule::{Fault, Step};
+use crate::{is_interrupted, say};
 
 /// How long a ring without faults may take to become right.
 const RIGHT_WITHIN: Duration = Duration::from_secs(180);
 /// How long is waited for a right ring before a silence is measured; after that it is not measured.
 const CALM_WITHIN: Duration = Duration::from_secs(45);
+/// How often the agents are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// What is left free on a disk that is nearly full: less than the agents' reserve of 64 MiB.
 const ROOM_LEFT: u64 = 32 << 20;
 /// A late network.
@@ -43,7 +44,10 @@ impl From<String> for Halt {
 /// A single crash or pause of a ring that was right: the silence of its keys is measured.
 #[derive(Debug)]
 pub(crate) struct Measured {
-    pub(crate) what: String,
+    /// The kind.
+    pub(crate) what: &'static str,
+    /// Who suffered it.
+    pub(crate) whom: String,
     /// In nanoseconds of the history.
     pub(crate) from: u64,
     pub(crate) until: u64,
@@ -71,13 +75,14 @@ pub(crate) struct Nemesis<'a> {
     /// What the firewall and the queue of each node were set to last.
     applied: BTreeMap<usize, (String, bool)>,
     history: &'a History,
-    interrupted: &'a AtomicBool,
+    /// When the agents were looked at last.
+    looked: Instant,
     /// How a slow network is made: with netem if the kernel has it.
     queue: &'static [&'static str],
 }
 
 impl<'a> Nemesis<'a> {
-    pub(crate) fn new(agents: Agents, history: &'a History, interrupted: &'a AtomicBool) -> Self {
+    pub(crate) fn new(agents: Agents, history: &'a History) -> Self {
         let add = [&["tc", "qdisc", "add", "dev", "lo", "root"], LATE].concat();
         let has_netem = agents.inside(0, &add, "").is_ok();
         if has_netem {
@@ -93,7 +98,7 @@ impl<'a> Nemesis<'a> {
             network: Network::default(),
             applied: BTreeMap::new(),
             history,
-            interrupted,
+            looked: Instant::now(),
             queue: if has_netem { LATE } else { THIN },
         }
     }
@@ -119,9 +124,9 @@ impl<'a> Nemesis<'a> {
             self.sleep(Duration::from_millis(100))?;
             self.look()?;
         }
-        if is_measured {
-            let what = step.faults.iter().map(Fault::kind).collect();
-            self.measured.push(Measured { what, from, until: self.history.now() });
+        if let (true, [fault]) = (is_measured, &step.faults[..]) {
+            let (what, whom) = (fault.kind(), format!("{fault:?}"));
+            self.measured.push(Measured { what, whom, from, until: self.history.now() });
         }
         for fault in &step.faults {
             self.end(fault)?;
@@ -329,7 +334,11 @@ impl<'a> Nemesis<'a> {
 
     /// What has happened by itself: nodes that have left, and agents that ended.
     fn look(&mut self) -> Result<(), Halt> {
-        for problem in self.agents.ended_by_themselves() {
+        if self.looked.elapsed() < LOOK_EVERY {
+            return Ok(());
+        }
+        self.looked = Instant::now();
+        for problem in self.agents.gone_astray() {
             say(&problem);
             self.anomalies.push(problem);
         }
@@ -339,7 +348,7 @@ impl<'a> Nemesis<'a> {
     fn sleep(&self, time: Duration) -> Result<(), Halt> {
         let until = Instant::now() + time;
         loop {
-            if self.interrupted.load(Relaxed) {
+            if is_interrupted() {
                 return Err(Halt::Interrupted);
             }
             let left = until.saturating_duration_since(Instant::now());

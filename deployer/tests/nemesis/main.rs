@@ -33,13 +33,39 @@ mod schedule;
 mod stale;
 
 use std::io::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
 
 use rig::Kind;
 
 /// One run at a time: they would slow each other down.
 static TURN: Mutex<()> = Mutex::new(());
+
+/// Whether somebody pressed Ctrl-C, or told the test to end in another way.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Sees to it that Ctrl-C ends the run in order, with everything removed that it made.
+fn watch_for_signals() {
+    static WATCHING: Once = Once::new();
+    let watch = async {
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [mut interrupt, mut terminate, mut hangup] = kinds.map(|kind| signal(kind).unwrap());
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+        INTERRUPTED.store(true, Relaxed);
+    };
+    WATCHING.call_once(|| drop(std::thread::spawn(|| runner::on_a_runtime(watch))));
+}
+
+pub(crate) fn is_interrupted() -> bool {
+    INTERRUPTED.load(Relaxed)
+}
 
 /// Tells whoever watches. Not `eprintln!`: the test harness would hide that of a test that passes.
 pub(crate) fn say(what: &str) {
@@ -64,6 +90,7 @@ fn run(kind: Kind, usual: Duration) {
     let lacking = rig::lacking(kind);
     if need::is_met(lacking.is_none(), &lacking.unwrap_or_default()) {
         let time = number("SKY_NEMESIS_SECONDS").map_or(usual, Duration::from_secs);
+        watch_for_signals();
         runner::run(kind, seed(), time);
     }
 }
@@ -84,6 +111,7 @@ fn stale_reads_are_caught() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let lacking = rig::lacking(Kind::Processes);
     if need::is_met(lacking.is_none(), &lacking.unwrap_or_default()) {
+        watch_for_signals();
         stale::run();
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::clients::Probe;
+use crate::clients::{Probe, probe_key};
 use crate::faults::Measured;
 use crate::history::{Entry, Outcome, Told};
 
@@ -40,21 +40,23 @@ pub(crate) fn requests<'a>(entries: impl Iterator<Item = &'a Entry>) -> String {
 pub(crate) struct Silence {
     pub(crate) table: String,
     pub(crate) longest_ns: u64,
+    /// Where and when that was.
+    pub(crate) where_longest: String,
 }
 
 /// The longest time between two successes of a key, of which the later came after the fault, and the
 /// longest time from the fault to the end of the first request that began after it and succeeded.
 pub(crate) fn silence(measured: &[Measured], probes: &[Probe]) -> Silence {
     let mut rows: BTreeMap<&str, (usize, [u64; 4])> = BTreeMap::new();
-    let mut longest_ns = 0;
+    let (mut longest_ns, mut where_longest) = (0, String::new());
     let mut streams: BTreeMap<(usize, bool), Vec<&Probe>> = BTreeMap::new();
     for probe in probes {
         streams.entry((probe.key, probe.is_get)).or_default().push(probe);
     }
-    for Measured { what, from, until } in measured {
+    for Measured { what, whom, from, until } in measured {
         let (count, row) = rows.entry(what).or_default();
         *count += 1;
-        for ((_, is_get), stream) in &streams {
+        for ((key, is_get), stream) in &streams {
             let succeeded = || stream.iter().filter(|probe| probe.succeeded);
             let before = succeeded().map(|probe| probe.end).filter(|end| end <= from).max();
             let mut last = before.unwrap_or(*from);
@@ -70,7 +72,12 @@ pub(crate) fn silence(measured: &[Measured], probes: &[Probe]) -> Silence {
             let column = if *is_get { 0 } else { 2 };
             row[column] = row[column].max(first);
             row[column + 1] = row[column + 1].max(gap);
-            longest_ns = longest_ns.max(gap);
+            if gap > longest_ns {
+                longest_ns = gap;
+                let verb = if *is_get { "get" } else { "set" };
+                let at = *from as f64 / 1e6;
+                where_longest = format!("{verb} {} after {whom} at {at:.0} ms", probe_key(*key));
+            }
         }
     }
     let mut table = format!(
@@ -88,7 +95,7 @@ pub(crate) fn silence(measured: &[Measured], probes: &[Probe]) -> Silence {
             let _ = write!(table, "{:>16.2} s", ns as f64 / 1e9);
         }
     }
-    Silence { table, longest_ns }
+    Silence { table, longest_ns, where_longest }
 }
 
 #[cfg(test)]
@@ -105,7 +112,7 @@ mod tests {
             probe(310, 340, true),
             probe(350, 360, true),
         ];
-        let measured = [Measured { what: "crash".into(), from: 100, until: 400 }];
+        let measured = [Measured { what: "crash", whom: String::new(), from: 100, until: 400 }];
         assert_eq!(silence(&measured, &probes).longest_ns, 340 - 95);
         // A stream that never comes back is silent to the end.
         assert_eq!(silence(&measured, &probes[..3]).longest_ns, 400 - 95);

@@ -1,11 +1,11 @@
 //! One run from its start to the verdict.
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agents::{Agents, State};
 use crate::clients::Clients;
@@ -14,7 +14,7 @@ use crate::history::{Ask, History, Outcome};
 use crate::judge::{self, Verdict};
 use crate::rig::{Kind, SLOTS};
 use crate::schedule::Schedule;
-use crate::{report, say};
+use crate::{is_interrupted, report, say};
 
 /// Requests under way at once when every key is read at the end.
 const READERS: usize = 32;
@@ -33,7 +33,7 @@ pub(crate) fn run(kind: Kind, seed: u64, time: Duration) {
     say(&format!("{kind:?}, {} s, SKY_NEMESIS_SEED={seed}", time.as_secs()));
     let begun = Instant::now();
     let history = Arc::new(History::new());
-    let (stop, interrupted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let stop = Arc::new(AtomicBool::new(false));
     let agents = Agents::start(kind, program()).unwrap_or_else(|why| panic!("{why}"));
     let urls = std::array::from_fn(|slot| agents.url(slot));
     let board = Arc::clone(&agents.board);
@@ -41,23 +41,16 @@ pub(crate) fn run(kind: Kind, seed: u64, time: Duration) {
     let clients = Arc::new(clients.unwrap_or_else(|why| panic!("{why}")));
 
     let working = std::thread::spawn({
-        let (clients, interrupted) = (Arc::clone(&clients), Arc::clone(&interrupted));
-        move || {
-            on_a_runtime(async {
-                tokio::select! {
-                    () = clients.run(seed) => {}
-                    () = any_signal() => interrupted.store(true, Relaxed),
-                }
-            })
-        }
+        let clients = Arc::clone(&clients);
+        move || on_a_runtime(clients.run(seed))
     });
-    let mut nemesis = Nemesis::new(agents, &history, &interrupted);
+    let mut nemesis = Nemesis::new(agents, &history);
     let ended = torment(&mut nemesis, seed, begun + time);
     stop.store(true, Relaxed);
     working.join().unwrap();
     let calm = match ended {
         Ok(calm) => calm,
-        Err(Halt::Interrupted) => panic!("interrupted: what the run made is removed"),
+        Err(Halt::Interrupted) => Duration::ZERO,
         Err(Halt::Broken(why)) => {
             nemesis.anomalies.push(format!("the run could not go on: {why}"));
             Duration::ZERO
@@ -68,6 +61,7 @@ pub(crate) fn run(kind: Kind, seed: u64, time: Duration) {
     anomalies.extend(history.wrongs());
     let offending = judge_all(&history);
     anomalies.extend(offending.iter().map(|(_, why)| why.clone()));
+    assert!(!is_interrupted(), "interrupted: what the run made is removed");
     nemesis.agents.save_logs();
     anomalies.extend(panics(&nemesis.agents));
 
@@ -80,7 +74,7 @@ pub(crate) fn run(kind: Kind, seed: u64, time: Duration) {
     let requests: usize = keys.values().map(Vec::len).sum();
     say(&format!(
         "{kind:?}, seed {seed}, {} s: {requests} requests for {} keys, {faults} faults, {} anomalies\n{}\n  \
-         faults\n{kinds}\n{}\n  longest silence of any key after a single crash or pause: {:.2} s\n  \
+         faults\n{kinds}\n{}\n  longest silence of any key after a single crash or pause: {:.2} s ({})\n  \
          right again {:.1} s after the last fault; {copies} reads at the end, every key through every agent",
         begun.elapsed().as_secs(),
         keys.len(),
@@ -88,6 +82,7 @@ pub(crate) fn run(kind: Kind, seed: u64, time: Duration) {
         report::requests(keys.values().flatten()),
         silence.table,
         silence.longest_ns as f64 / 1e9,
+        silence.where_longest,
         calm.as_secs_f64(),
     ));
     if !anomalies.is_empty() {
@@ -121,47 +116,32 @@ pub(crate) fn on_a_runtime<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-/// Ctrl-C, or whatever else asks a program to end.
-async fn any_signal() {
-    let mut interrupt = signal(SignalKind::interrupt()).unwrap();
-    let mut terminate = signal(SignalKind::terminate()).unwrap();
-    let mut hangup = signal(SignalKind::hangup()).unwrap();
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
-    }
-}
-
 /// Reads every key through every agent; the answers go into the history, which has to explain them.
 /// Returns how many there were.
 async fn read_everything(clients: &Clients) -> usize {
     use futures_util::stream::{self, StreamExt};
     let keys: Vec<String> = clients.history.keys().keys().cloned().collect();
     let agents = clients.board.all(State::Running);
-    let reads = keys.iter().flat_map(|key| agents.iter().map(move |agent| (key, *agent)));
-    let read = |(key, agent): (&String, usize)| {
-        let key = key.clone();
-        async move {
-            let begun = Instant::now();
-            while !matches!(
-                clients.ask(&key, Ask::Get, None, &[agent]).await,
-                (Outcome::Told(..), _)
-            ) {
-                if begun.elapsed() > READ_WITHIN {
-                    clients
-                        .history
-                        .wrong(format!("{key} cannot be read through n{agent} at the end"));
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
+    let (answered, silent) = (Cell::new(0), RefCell::new(BTreeSet::new()));
+    let read = async |key: &String, agent: usize| {
+        let begun = Instant::now();
+        // Who did not answer for one key need not be asked for all others.
+        while !silent.borrow().contains(&agent) && !is_interrupted() {
+            if let (Outcome::Told(..), _) = clients.ask(key, Ask::Get, None, &[agent]).await {
+                answered.set(answered.get() + 1);
+                return;
             }
+            if begun.elapsed() > READ_WITHIN && silent.borrow_mut().insert(agent) {
+                clients.history.wrong(format!("{key} cannot be read through n{agent} at the end"));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let reads: Vec<_> = reads.map(read).collect();
-    let count = reads.len();
-    stream::iter(reads).buffer_unordered(READERS).collect::<Vec<()>>().await;
-    count
+    let reads = keys.iter().flat_map(|key| agents.iter().map(move |agent| (key, *agent)));
+    stream::iter(reads)
+        .for_each_concurrent(READERS, async |(key, agent)| read(key, agent).await)
+        .await;
+    answered.get()
 }
 
 /// The keys whose answers cannot be explained, and why.
@@ -174,7 +154,7 @@ fn judge_all(history: &History) -> Vec<(String, String)> {
             Some((key.clone(), format!("the history of {key} is too hard to judge")))
         }
     };
-    keys.iter().filter_map(verdict).collect()
+    keys.iter().take_while(|_| !is_interrupted()).filter_map(verdict).collect()
 }
 
 /// What agents said of themselves that must not happen.

@@ -246,6 +246,10 @@ impl Iterator for Schedule {
             // Long enough to see the silence end, and short of replacing the member.
             hold = self.random.between(Duration::from_secs(4), Duration::from_secs(8));
         }
+        if faults.iter().any(|fault| matches!(fault, Fault::DiskLow(_) | Fault::DiskFull(_))) {
+            // An agent looks at its disk once a second.
+            hold = hold.max(Duration::from_millis(2500));
+        }
         let rest = self.random.between(Duration::from_millis(200), Duration::from_secs(2));
         Some(Step { is_measured, faults, hold, rest })
     }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use sky_api::LookupReport;
@@ -27,14 +26,14 @@ pub(crate) fn run() {
     let agents = Agents::start(Kind::Processes, program()).unwrap_or_else(|why| panic!("{why}"));
     let urls = std::array::from_fn(|slot| agents.url(slot));
     let url = agents.url(ALONE);
-    let (history, never) = (Arc::new(History::new()), AtomicBool::new(false));
+    let history = Arc::new(History::new());
     let clients = |urls| {
         let (history, board) = (Arc::clone(&history), Arc::clone(&agents.board));
         Clients::new(history, board, urls, Arc::default()).unwrap()
     };
     let honest = clients(urls);
     let lying = clients(std::array::from_fn(|slot| agents.url(slot))).with_reads_of_one_copy();
-    let mut nemesis = Nemesis::new(agents, &history, &never);
+    let mut nemesis = Nemesis::new(agents, &history);
     assert_eq!(nemesis.wait_until_right(RIGHT_WITHIN).unwrap(), None);
 
     let held: Vec<String> = (0..PROBES)
