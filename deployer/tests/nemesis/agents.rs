@@ -20,6 +20,8 @@ const PORT: u16 = 4321;
 const RING: &str = "5eed0000000000000000000000000001";
 /// Memory that an agent may use: many times what its data here could need.
 const MEMORY_MAX: u64 = 1 << 30;
+/// How long a container may resist being frozen.
+const FROZEN_WITHIN: Duration = Duration::from_secs(20);
 /// How long an agent may take to end when it is asked to.
 const ENDED_WITHIN: Duration = Duration::from_secs(20);
 /// How long an agent may take to report on itself.
@@ -243,7 +245,19 @@ impl Agents {
     pub(crate) fn freeze(&self, slot: usize) -> Result<(), String> {
         self.board.set(slot, State::Frozen);
         match self.rig.kind {
-            Kind::Containers => run("docker", &["pause", &self.container(slot)]).map(drop),
+            Kind::Containers => {
+                // On a busy machine, runc gives up on the freezer of cgroups v1 ("unable to freeze")
+                // before all threads have come to a stop, and lets them go on.
+                let begun = Instant::now();
+                loop {
+                    match run("docker", &["pause", &self.container(slot)]) {
+                        Err(why)
+                            if why.contains("unable to freeze")
+                                && begun.elapsed() < FROZEN_WITHIN => {}
+                        paused => return paused.map(drop),
+                    }
+                }
+            }
             Kind::Processes => run("kill", &["-STOP", &self.pid(slot)?]).map(drop),
         }
     }

@@ -136,7 +136,7 @@ impl Clients {
         let mut unsure = false;
         let mut last = Attempt { outcome: Outcome::Nothing, etag: None, said: String::new() };
         for agent in agents {
-            last = self.attempt(*agent, key, ask, old_etag, retry_id.as_deref()).await;
+            last = self.attempt(*agent, key, ask, old_etag, retry_id.as_deref(), false).await;
             via.push_str(&format!("n{agent}:{} ", last.said));
             match last.outcome {
                 Outcome::Told(..) => break,
@@ -153,6 +153,25 @@ impl Clients {
         (outcome, etag)
     }
 
+    /// Ends when an impatient client has no hope in an agent any more.
+    async fn is_left(&self, agent: usize, impatient: bool) {
+        if !impatient {
+            std::future::pending::<()>().await;
+        }
+        while self.board.get(agent) == State::Running {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// One request through an agent that is well, given up as soon as it is not.
+    async fn ask_the_well(&self, key: &str, ask: Ask, agent: usize) -> Outcome {
+        let begun = self.history.now();
+        let Attempt { outcome, etag, said } = self.attempt(agent, key, ask, None, None, true).await;
+        let via = format!("n{agent}:{said}").into();
+        self.history.add(key, Entry { ask, begun, outcome, etag, via });
+        outcome
+    }
+
     async fn attempt(
         &self,
         agent: usize,
@@ -160,6 +179,7 @@ impl Clients {
         ask: Ask,
         old_etag: Option<&str>,
         retry_id: Option<&str>,
+        impatient: bool,
     ) -> Attempt {
         let method = match ask {
             Ask::Get => Method::GET,
@@ -186,14 +206,22 @@ impl Clients {
             request = request.header("idempotency-key", id);
         }
         let nothing = |outcome, said: &str| Attempt { outcome, etag: None, said: said.to_owned() };
-        let answer = match request.send().await {
+        let sent = tokio::select! {
+            sent = request.send() => sent,
+            () = self.is_left(agent, impatient) => return nothing(Outcome::Unknown, "left"),
+        };
+        let answer = match sent {
             Ok(answer) => answer,
             Err(error) if error.is_connect() => return nothing(Outcome::Nothing, "unreachable"),
             Err(error) if error.is_timeout() => return nothing(Outcome::Unknown, "silent"),
             Err(_) => return nothing(Outcome::Unknown, "broken off"),
         };
         let (status, etag) = (answer.status(), etag(&answer));
-        let Ok(body) = answer.bytes().await else {
+        let body = tokio::select! {
+            body = answer.bytes() => body,
+            () = self.is_left(agent, impatient) => return nothing(Outcome::Unknown, "left"),
+        };
+        let Ok(body) = body else {
             return nothing(Outcome::Unknown, "broken off");
         };
         let end = self.history.now();
@@ -358,7 +386,7 @@ async fn probe(shared: Arc<Clients>, key: usize, is_get: bool, mut random: Rando
         let Some(agent) = random.pick(&shared.board.all(State::Running)) else { continue };
         let ask = if is_get { Ask::Get } else { Ask::Set(shared.number()) };
         let begun = shared.history.now();
-        let (outcome, _) = shared.ask(&name, ask, None, &[agent]).await;
+        let outcome = shared.ask_the_well(&name, ask, agent).await;
         let succeeded = matches!(outcome, Outcome::Told(..));
         let probe = Probe { key, is_get, begun, end: shared.history.now(), succeeded };
         shared.probes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(probe);
