@@ -6,6 +6,10 @@ use std::fmt::Write as _;
 use crate::clients::{Probe, probe_key};
 use crate::faults::Measured;
 use crate::history::{Entry, Outcome, Told};
+use crate::judge;
+
+/// How long before a fault is shown what was asked.
+const NEAR_NS: u64 = 1_000_000_000;
 
 /// Requests by kind and outcome.
 pub(crate) fn requests<'a>(entries: impl Iterator<Item = &'a Entry>) -> String {
@@ -42,13 +46,19 @@ pub(crate) struct Silence {
     pub(crate) longest_ns: u64,
     /// Where and when that was.
     pub(crate) where_longest: String,
+    /// What was asked for that key meanwhile.
+    pub(crate) details: String,
 }
 
 /// The longest time between two successes of a key, of which the later came after the fault, and the
 /// longest time from the fault to the end of the first request that began after it and succeeded.
-pub(crate) fn silence(measured: &[Measured], probes: &[Probe]) -> Silence {
+pub(crate) fn silence(
+    measured: &[Measured],
+    probes: &[Probe],
+    keys: &BTreeMap<String, Vec<Entry>>,
+) -> Silence {
     let mut rows: BTreeMap<&str, (usize, [u64; 4])> = BTreeMap::new();
-    let (mut longest_ns, mut where_longest) = (0, String::new());
+    let (mut longest_ns, mut where_longest, mut details) = (0, String::new(), String::new());
     let mut streams: BTreeMap<(usize, bool), Vec<&Probe>> = BTreeMap::new();
     for probe in probes {
         streams.entry((probe.key, probe.is_get)).or_default().push(probe);
@@ -76,7 +86,12 @@ pub(crate) fn silence(measured: &[Measured], probes: &[Probe]) -> Silence {
                 longest_ns = gap;
                 let verb = if *is_get { "get" } else { "set" };
                 let at = *from as f64 / 1e6;
-                where_longest = format!("{verb} {} after {whom} at {at:.0} ms", probe_key(*key));
+                let name = probe_key(*key);
+                where_longest = format!("{verb} {name} after {whom} at {at:.0} ms");
+                let near = from.saturating_sub(NEAR_NS)..*until;
+                let entries = keys.get(&name).into_iter().flatten();
+                let meanwhile = entries.filter(|entry| near.contains(&entry.begun)).cloned();
+                details = judge::lines(&meanwhile.collect::<Vec<_>>()).join("\n");
             }
         }
     }
@@ -95,7 +110,7 @@ pub(crate) fn silence(measured: &[Measured], probes: &[Probe]) -> Silence {
             let _ = write!(table, "{:>16.2} s", ns as f64 / 1e9);
         }
     }
-    Silence { table, longest_ns, where_longest }
+    Silence { table, longest_ns, where_longest, details }
 }
 
 #[cfg(test)]
@@ -113,8 +128,8 @@ mod tests {
             probe(350, 360, true),
         ];
         let measured = [Measured { what: "crash", whom: String::new(), from: 100, until: 400 }];
-        assert_eq!(silence(&measured, &probes).longest_ns, 340 - 95);
+        assert_eq!(silence(&measured, &probes, &BTreeMap::new()).longest_ns, 340 - 95);
         // A stream that never comes back is silent to the end.
-        assert_eq!(silence(&measured, &probes[..3]).longest_ns, 400 - 95);
+        assert_eq!(silence(&measured, &probes[..3], &BTreeMap::new()).longest_ns, 400 - 95);
     }
 }
