@@ -53,7 +53,7 @@ impl Ranges {
     /// Brings everything the former members hold to the present ones.
     pub(super) fn start_sweep<R: Records>(&mut self, w: &mut World<'_, R>, config: &Arc<Config>) {
         if self.passes.under_way.contains_key(&config.hi) {
-            return;
+            return self.go_on(w, config.hi);
         }
         w.ctx.notify(Notice::SweepStarted { hi: config.hi, epoch: config.epoch });
         self.passes.last += 1;
@@ -183,7 +183,16 @@ impl Ranges {
         }
     }
 
-    /// A key of a pass is done, or has to be tried again.
+    /// Tries the keys again that failed.
+    fn go_on<R: Records>(&mut self, w: &mut World<'_, R>, hi: Id) {
+        let pass = self.passes.under_way.get(&hi);
+        if pass.is_some_and(|pass| pass.in_flight == 0 && !pass.waiting.is_empty()) {
+            self.feed(w, hi);
+        }
+    }
+
+    /// A key of a pass is done, or has to be tried again: later, for what refused it, such as a full
+    /// disk of this node itself, would refuse it again at once, for ever.
     pub(super) fn on_pass_key_done<R: Records>(
         &mut self,
         w: &mut World<'_, R>,
@@ -205,6 +214,7 @@ impl Ranges {
             if let Some(pass) = self.passes.under_way.get_mut(&hi) {
                 pass.waiting.push_back(key);
             }
+            return;
         }
         self.feed(w, hi);
     }

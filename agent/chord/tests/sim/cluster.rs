@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sky_chord::{
-    Answer, Ballot, Body, Config, Event, Failure, Id, Key, Node, NodeId, Notice, Operation, Output,
-    Peer, Phase, Reply, Request, RequestId, RingId, Settings, Start, Ticket, Time, Verdict, View,
-    zave_invariant,
+    Answer, Ballot, Body, Config, Event, Failure, Id, Key, Load, Node, NodeId, Notice, Operation,
+    Output, Peer, Phase, Reply, Request, RequestId, RingId, Settings, Start, Ticket, Time, Verdict,
+    View, zave_invariant,
 };
 
 use super::disk::Disk;
@@ -194,6 +194,11 @@ impl Cluster {
             self.handle(machine, event);
         }
         self.handle(machine, Event::Tick);
+    }
+
+    /// The machine's disk becomes too full to store anything, or has room again.
+    pub(crate) fn fill_disk(&mut self, machine: usize, disk_full: bool) {
+        self.handle(machine, Event::Measured(Load { disk_full, ..Load::default() }));
     }
 
     /// Asks a machine to leave; when it is drained, it is stopped for good.

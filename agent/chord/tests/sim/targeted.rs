@@ -76,6 +76,30 @@ fn a_lone_survivor_of_two_refuses() {
     read_keys(&mut cluster, 5);
 }
 
+/// A node whose disk is full cannot sweep, not even together with another; it must not try so hard that
+/// it does nothing else, and notices nothing any more.
+#[test]
+fn a_full_disk_holds_up_a_repair_until_it_has_room() {
+    let mut cluster = Cluster::ring(3, settings(), 3);
+    write_keys(&mut cluster, 20);
+    for machine in [0, 1] {
+        cluster.fill_disk(machine, true);
+    }
+    cluster.crash(2);
+    cluster.machines[2].gone = true;
+    cluster.run_for(Duration::from_secs(15));
+    let has_two = |config: &sky_chord::Config| config.members.len() == 2 && config.prev.len() == 3;
+    assert!(cluster.configs().iter().any(has_two), "nothing had to be swept");
+    read_keys(&mut cluster, 20);
+    let refused = cluster.operate(0, put(&key(0), 1, Condition::Always));
+    assert_eq!(refused, Err(Failure::DiskFull));
+    for machine in [0, 1] {
+        cluster.fill_disk(machine, false);
+    }
+    cluster.settle();
+    read_keys(&mut cluster, 20);
+}
+
 #[test]
 fn one_crash_of_three_stops_nobody_and_its_disk_catches_up() {
     let mut cluster = Cluster::ring(1, settings(), 3);
