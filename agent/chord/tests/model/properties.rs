@@ -1,15 +1,22 @@
 //! What must hold in every state, and what must happen in some.
 
-use crate::scenario::{Kind, Scenario};
-use crate::state::{Nodes, OPERATIONS, Phase, Rival, State};
+use crate::scenario::{Change, Kind, Order, Scenario};
+use crate::slot::Next;
+use crate::state::{NODES, Nodes, OPERATIONS, POINTS, Phase, Rival, SLOTS, State, Vote, places_in};
 
 impl Scenario {
     /// Whether the answers given so far are those of one register that does one operation at a time,
     /// each between its call and its return (Herlihy and Wing, 1990). A write without an answer may
     /// have happened, or not.
     pub(crate) fn is_linearizable(&self, state: &State) -> bool {
-        let client =
-            |op: &usize| !matches!(self.operations[*op].kind, Kind::Sweep | Kind::Retry(_));
+        (0..POINTS).all(|key| self.is_linearizable_at(state, key))
+    }
+
+    fn is_linearizable_at(&self, state: &State, key: usize) -> bool {
+        let client = |op: &usize| {
+            let operation = &self.operations[*op];
+            operation.key == key && !matches!(operation.kind, Kind::Sweep | Kind::Retry(_))
+        };
         let (mut answered, mut possible) = (0, 0);
         for op in (0..self.operations.len()).filter(client) {
             let progress = &state.operations[op];
@@ -42,17 +49,24 @@ impl Scenario {
             })
     }
 
-    /// Whether every acknowledged write was found by the reads and creates that began after it: such a
-    /// read finds something and such a create fails. Says nothing where an operation deletes.
+    /// Whether every acknowledged write was found by the reads and creates of its key that began after
+    /// it: such a read finds something and such a create fails. Says nothing of keys that an operation
+    /// deletes.
     pub(crate) fn acknowledged_is_found(&self, state: &State) -> bool {
-        let kinds = || state.operations.iter().zip(&self.operations);
-        let acknowledged = kinds().enumerate().fold(0u8, |set, (i, (progress, operation))| {
+        (0..POINTS).all(|key| self.acknowledged_is_found_at(state, key))
+    }
+
+    fn acknowledged_is_found_at(&self, state: &State, key: usize) -> bool {
+        let of_key = || {
+            let all = state.operations.iter().zip(&self.operations).enumerate();
+            all.filter(|(_, (_, operation))| operation.key == key)
+        };
+        let acknowledged = of_key().fold(0u8, |set, (i, (progress, operation))| {
             let writes = matches!(operation.kind, Kind::Put(_) | Kind::Create(_));
             if writes && progress.returned == Some(1) { set | 1 << i } else { set }
         });
-        let deletes = self.operations.iter().any(|operation| operation.kind == Kind::Delete);
-        deletes
-            || kinds().all(|(progress, operation)| {
+        of_key().any(|(_, (_, operation))| operation.kind == Kind::Delete)
+            || of_key().all(|(_, (progress, operation))| {
                 let missed = match operation.kind {
                     Kind::Get => progress.returned == Some(0),
                     Kind::Create(_) => progress.returned == Some(1),
@@ -62,25 +76,98 @@ impl Scenario {
             })
     }
 
-    /// Whether every slot decided one configuration at most: there is one for each epoch.
+    /// Whether every slot decided one change at most, and where it decided a merge, the other slot of
+    /// the merge decided nothing else. So the configurations that cover a point form one chain.
     pub(crate) fn slots_are_decided_once(&self, state: &State) -> bool {
-        let mut epochs = 0u8;
-        self.places().filter(|(place, _)| state.decided >> place & 1 == 1).all(|(_, config)| {
-            let first = epochs >> config.epoch & 1 == 0;
-            epochs |= 1 << config.epoch;
-            first
+        state.chosen.iter().all(|chosen| {
+            chosen.count_ones() <= 1
+                && places_in(*chosen).all(|change| {
+                    let mut slots = places_in(self.change(change as u8).ends);
+                    slots.all(|slot| state.chosen[slot] & !(1 << change) == 0)
+                })
         })
+    }
+
+    /// Whether a single proposer, with all members up or with any majority of them, can still change
+    /// what covers each point. It may begin again as often as it finishes what others had begun.
+    pub(crate) fn nobody_is_stuck(&self, state: &State) -> bool {
+        let merges = self.changes.iter().any(Change::merges);
+        let slots_are_open = self.order == Order::Interleaved || self.is_fresh(state);
+        !merges
+            || !slots_are_open
+            || (0..POINTS).filter_map(|point| self.slot_at(state, point)).all(|slot| {
+                let members = self.configs[slot].members;
+                let without_one = |node: usize| members.without(node);
+                let mut majorities = (0..NODES).map(without_one).chain([members]);
+                majorities.all(|up| self.can_change(state, slot, up))
+            })
+    }
+
+    /// The slot of the latest configuration that covers a point, if a change of that one alone is in the
+    /// scenario.
+    fn slot_at(&self, state: &State, point: usize) -> Option<usize> {
+        let covers = |place: &usize| self.configs[*place].covers(point);
+        let mut place = (0..self.first).find(covers)?;
+        while place < SLOTS && state.chosen[place] != 0 {
+            let change = self.change(state.chosen[place].trailing_zeros() as u8);
+            place = places_in(change.makes).find(covers)?;
+        }
+        let has_change = place < SLOTS && self.fresh(place, 0).is_some();
+        has_change.then_some(place)
+    }
+
+    /// Whether a proposer that starts with this slot, with nobody else at work and these acceptors up,
+    /// gets it decided. Each round it goes on in a slot that is not decided yet.
+    fn can_change(&self, state: &State, slot: usize, up: Nodes) -> bool {
+        let mut state = *state;
+        let Some(wanted) = self.fresh(slot, 0) else { return false };
+        let mut proposer = Rival { asked: 1 << slot, ..Rival::default() };
+        for ballot in 100..110 {
+            proposer.best = Default::default();
+            let (asked, mut promised) = (proposer.asked, Nodes::NONE);
+            for node in (0..NODES).filter(|node| up.contains(*node)) {
+                if let Some(accepted) = self.promise(&mut state.nodes[node], asked, ballot) {
+                    promised |= Nodes::one(node);
+                    places_in(asked).for_each(|slot| {
+                        proposer.best[slot] = proposer.best[slot].max(accepted[slot]);
+                    });
+                }
+            }
+            if !promised.is_majority_of(self.configs[slot].members) {
+                return false;
+            }
+            let is_open = |next: &Next| {
+                let (Next::Ask { slots } | Next::Propose { slots, .. }) = *next;
+                places_in(slots).any(|slot| state.chosen[slot] == 0)
+            };
+            let ways = self.ways_on(&state, wanted, &proposer);
+            match ways.into_iter().find(is_open) {
+                Some(Next::Ask { slots }) => proposer.asked = slots,
+                Some(Next::Propose { slots, change }) => {
+                    for node in (0..NODES).filter(|node| promised.contains(*node)) {
+                        self.vote(&mut state.nodes[node], slots, Vote { ballot, change });
+                    }
+                    places_in(slots).for_each(|slot| state.chosen[slot] |= 1 << change);
+                    proposer.asked = 1 << slot;
+                }
+                None => return false,
+            }
+            if state.chosen[slot] != 0 {
+                return true;
+            }
+        }
+        false
     }
 
     /// Whether each epoch changes or returns something only after a majority of the previous members
     /// have left the epoch before, so that it cannot answer any more.
     pub(crate) fn old_epoch_is_sealed(&self, state: &State) -> bool {
-        state.operations.iter().all(|progress| {
+        state.operations.iter().zip(&self.operations).all(|(progress, operation)| {
             let config = self.config(progress.config);
             let served = matches!(progress.phase, Phase::Accept | Phase::Accepted | Phase::Over);
             let mut sealed = Nodes::NONE;
             for (place, node) in state.nodes.iter().enumerate() {
-                if self.epoch_of(node) >= config.epoch {
+                if self.epoch_of(node, operation.key) >= config.epoch {
                     sealed |= Nodes::one(place);
                 }
             }
@@ -90,14 +177,14 @@ impl Scenario {
 
     /// The new epoch gave an answer, and a crashed before it left the old one.
     pub(crate) fn replaces_a_crashed_member(&self, state: &State) -> bool {
-        let left_behind = |node: u8| state.nodes[usize::from(node)].config == Some(0);
+        let left_behind = |node: u8| state.nodes[usize::from(node)].config[0] == Some(0);
         state.crashed.is_some_and(left_behind) && self.answered_in(state, 2)
     }
 
     /// The old epoch answers on: the suspected owner was alive. The slot's steps must come first in the
     /// scenario, so that the answer came after the decision.
     pub(crate) fn suspicion_was_false(&self, state: &State) -> bool {
-        state.decided != 0 && self.answered_in(state, 1) && !self.answered_in(state, 2)
+        state.chosen[0] != 0 && self.answered_in(state, 1) && !self.answered_in(state, 2)
     }
 
     /// Both epochs gave an answer.
@@ -107,8 +194,10 @@ impl Scenario {
 
     /// A proposer of the slot found another's proposal and finished that one.
     pub(crate) fn rival_was_helped(&self, state: &State) -> bool {
-        let helps = |(rival, wanted): (&Rival, &u8)| rival.value != 0 && rival.value != *wanted;
-        state.decided != 0 && state.rivals.iter().zip(&self.wanted).any(helps)
+        let helps = |(rival, wanted): (&Rival, &u8)| {
+            matches!(rival.phase, Phase::Accept | Phase::Accepted) && rival.change != *wanted
+        };
+        state.chosen[0] != 0 && state.rivals.iter().zip(&self.wanted).any(helps)
     }
 
     fn answered_in(&self, state: &State, epoch: u8) -> bool {

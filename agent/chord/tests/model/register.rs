@@ -1,9 +1,11 @@
-//! The register of the one key: what nodes answer and what proposers do, in every epoch.
+//! The registers of the keys: what nodes answer and what proposers do, in every epoch.
 
 use std::fmt;
 
-use crate::scenario::{Config, Kind, Scenario};
-use crate::state::{Accepted, NODES, Node, Nodes, OPERATIONS, Phase, Progress, State, name};
+use crate::scenario::{Config, Kind, Operation, Scenario};
+use crate::state::{
+    Accepted, NODES, Node, Nodes, OPERATIONS, POINTS, Phase, Progress, State, name, places_in,
+};
 use crate::system;
 
 /// A step of a proposer, or of a node that it asks.
@@ -50,7 +52,7 @@ impl Scenario {
                 Phase::Accept | Phase::Accepted => up
                     .filter(|node| config.members.contains(*node))
                     .for_each(|node| can(Step::Accept { op, node })),
-                Phase::Over => {}
+                Phase::Choose | Phase::Over => {}
             }
         }
     }
@@ -59,7 +61,7 @@ impl Scenario {
     pub(crate) fn register_step(&self, state: &mut State, step: Step) -> bool {
         match step {
             Step::Adopt { node, config } => {
-                state.nodes[node].config = Some(config);
+                self.adopt(&mut state.nodes[node], config);
                 true
             }
             Step::Start { op, config, asks_prev, round, next_round } => {
@@ -89,9 +91,10 @@ impl Scenario {
 
     /// What a node can do without being asked by an operation.
     fn node_steps(&self, state: &State, node: usize, can: &mut impl FnMut(Step)) {
-        let epoch = self.epoch_of(&state.nodes[node]);
         for (place, config) in self.places() {
-            let concerned = config.epoch > epoch && config.everyone().contains(node);
+            let is_newer = |point| config.epoch > self.epoch_of(&state.nodes[node], point);
+            let mut points = self.fenced_points(place);
+            let concerned = points.any(is_newer) && config.everyone().contains(node);
             if concerned && state.is_told(place) {
                 can(Step::Adopt { node, config: place });
             }
@@ -106,13 +109,31 @@ impl Scenario {
         }
     }
 
+    /// Adopts a configuration at all points where the node does not know a later one.
+    fn adopt(&self, node: &mut Node, place: u8) {
+        let epoch = self.config(place).epoch;
+        for point in self.fenced_points(place) {
+            if self.epoch_of(node, point) < epoch {
+                node.config[point] = Some(place);
+            }
+        }
+    }
+
+    /// The points at which adopting a configuration is the fence: all that its range covers.
+    fn fenced_points(&self, place: u8) -> impl Iterator<Item = usize> {
+        let config = self.config(place);
+        let all = self.rules.merge_fences_both;
+        places_in(config.points).filter(move |point| all || *point == config.last_point())
+    }
+
     /// The ways in which an operation can begin: any epoch it was told of, any free round.
     fn starts(&self, state: &State, op: usize, can: &mut impl FnMut(Step)) {
         let operation = &self.operations[op];
         let reserves = self.operations.iter().any(|other| other.follows == Some(op));
-        for (config, Config { epoch, prev, .. }) in self.places() {
+        for (config, Config { epoch, prev, points, .. }) in self.places() {
             let wanted = operation.epoch.is_none_or(|only| only == epoch);
-            if !wanted || !state.is_told(config) {
+            let covered = points >> operation.key & 1 == 1;
+            if !wanted || !covered || !state.is_told(config) {
                 continue;
             }
             let mut begin = |round, next_round| {
@@ -123,7 +144,7 @@ impl Scenario {
                     with(true);
                 }
                 // Not everybody hears of the end of the sweep, so this comes on top.
-                if prev.is_empty() || state.is_swept(epoch) {
+                if self.is_swept(state, config) {
                     with(false);
                 }
             };
@@ -158,11 +179,16 @@ impl Scenario {
     /// The rounds that `op` may take in `epoch`. As many as there are operations are enough for every
     /// relative order.
     fn free_rounds(&self, state: &State, op: usize, epoch: u8) -> impl Iterator<Item = u8> {
-        let only = self.operations[op].round;
-        let taken = state.operations.iter().fold(0u8, |taken, other| {
-            let comparable =
+        let Operation { round: only, key, .. } = self.operations[op];
+        let all = state.operations.iter().zip(&self.operations);
+        let taken = all.fold(0u8, |taken, (other, operation)| {
+            let same_epoch =
                 !self.rules.ballot_has_epoch || self.config(other.config).epoch == epoch;
-            if comparable { taken | 1 << other.round | 1 << other.next_round } else { taken }
+            if operation.key == key && same_epoch {
+                taken | 1 << other.round | 1 << other.next_round
+            } else {
+                taken
+            }
         });
         let unique = self.rules.ballot_is_unique;
         (1..=self.operations.len() as u8)
@@ -187,11 +213,14 @@ impl Scenario {
 
     /// Whether a node lets a message of `epoch` pass the fence. It refuses a newer epoch as long as it
     /// has not adopted it, which is a step of its own.
-    fn passes_fence(&self, node: &Node, epoch: u8) -> bool {
-        let own = self.epoch_of(node);
+    fn passes_fence(&self, node: &Node, key: usize, config: u8) -> bool {
+        let config = self.config(config);
+        // A message names its range by the last point.
+        let point = if self.rules.merge_fences_both { key } else { config.last_point() };
+        let own = self.epoch_of(node, point);
         own > 0
-            && !(own > epoch && self.rules.older_is_refused)
-            && !(own < epoch && self.rules.newer_is_adopted)
+            && !(own > config.epoch && self.rules.older_is_refused)
+            && !(own < config.epoch && self.rules.newer_is_adopted)
             && !(node.released && self.rules.released_refuses)
     }
 
@@ -199,20 +228,21 @@ impl Scenario {
     fn answer(&self, state: &mut State, op: usize, place: usize) -> bool {
         let mut progress = state.operations[op];
         let config = self.config(progress.config);
-        let node = &mut state.nodes[place];
-        if !self.passes_fence(node, config.epoch) {
+        let key = self.operations[op].key;
+        if !self.passes_fence(&state.nodes[place], key, progress.config) {
             return false;
         }
+        let record = &mut state.nodes[place].keys[key];
         // Who only was a member promises nothing: it has left the epochs that it could accept in.
         if progress.phase == Phase::Prepare && config.members.contains(place) {
             let ballot = self.ballot(config.epoch, progress.round);
-            let own = node.promised == ballot && !self.rules.ballot_is_unique;
-            if node.promised >= ballot && !own {
+            let own = record.promised == ballot && !self.rules.ballot_is_unique;
+            if record.promised >= ballot && !own {
                 return false;
             }
-            node.promised = ballot;
+            record.promised = ballot;
         }
-        let accepted = node.accepted;
+        let accepted = record.accepted;
         progress.answered |= Nodes::one(place);
         if accepted.ballot > progress.best.ballot {
             progress.best = accepted;
@@ -236,7 +266,7 @@ impl Scenario {
         if progress.phase == Phase::Scan {
             return by_prev;
         }
-        let relaxed = !self.rules.quorum_is_fixed && state.is_swept(config.epoch);
+        let relaxed = !self.rules.quorum_is_fixed && self.is_swept(state, progress.config);
         if !progress.asks_prev || relaxed {
             return by_members;
         }
@@ -247,7 +277,7 @@ impl Scenario {
         match progress.phase {
             // A key that a sealed majority has never seen needs no write.
             Phase::Scan if progress.best.ballot == 0 => {
-                state.swept |= 1 << self.config(progress.config).epoch;
+                state.swept[self.operations[op].key] |= 1 << progress.config;
                 finish_at_once(progress, 0);
             }
             Phase::Read => {
@@ -271,7 +301,7 @@ impl Scenario {
 
     /// Phase 2 begins with what the operation makes of the current value.
     fn propose(&self, op: usize, progress: &mut Progress, current: u8) {
-        (progress.value, progress.result) = self.change(op, current);
+        (progress.value, progress.result) = self.carry_out(op, current);
         progress.phase = Phase::Accept;
         progress.answered = Nodes::NONE;
         progress.agreeing = Nodes::NONE;
@@ -279,7 +309,7 @@ impl Scenario {
     }
 
     /// The new value and the result that an operation makes of the current value.
-    fn change(&self, op: usize, current: u8) -> (u8, u8) {
+    fn carry_out(&self, op: usize, current: u8) -> (u8, u8) {
         match self.request(op) {
             Kind::Put(value) => (value, 1),
             Kind::Delete => (0, 1),
@@ -303,13 +333,15 @@ impl Scenario {
         let before = *state;
         let progress = &mut state.operations[op];
         let config = self.config(progress.config);
-        let node = &mut state.nodes[place];
+        let key = self.operations[op].key;
         let ballot = self.ballot(config.epoch, progress.round);
-        if !self.passes_fence(node, config.epoch) || node.promised > ballot {
+        let is_fenced = !self.passes_fence(&state.nodes[place], key, progress.config);
+        let record = &mut state.nodes[place].keys[key];
+        if is_fenced || record.promised > ballot {
             return false;
         }
-        node.accepted = Accepted { ballot, value: progress.value };
-        node.promised = match progress.next_round {
+        record.accepted = Accepted { ballot, value: progress.value };
+        record.promised = match progress.next_round {
             0 => ballot,
             next => self.ballot(config.epoch, next),
         };
@@ -330,7 +362,7 @@ impl Scenario {
         progress.answered = Nodes::NONE;
         progress.returned.get_or_insert(result);
         match self.operations[op].kind {
-            Kind::Sweep => state.swept |= 1 << self.config(progress.config).epoch,
+            Kind::Sweep => state.swept[self.operations[op].key] |= 1 << progress.config,
             Kind::Retry(first) => {
                 state.operations[first].returned.get_or_insert(result);
             }
@@ -342,34 +374,39 @@ impl Scenario {
     fn copy(&self, state: &mut State, from: usize, to: usize) -> bool {
         let source = state.nodes[from];
         let node = &mut state.nodes[to];
-        let Some(config) = source.config.filter(|config| node.config == Some(*config)) else {
-            return false;
-        };
-        let copied = source.accepted;
-        let held_back = node.promised > copied.ballot && self.rules.copy_heeds_promise;
-        let member = self.config(config).members.contains(to);
-        if !member || held_back || copied.ballot <= node.accepted.ballot {
-            return false;
+        let mut changed = false;
+        for point in 0..POINTS {
+            let Some(config) = source.config[point].filter(|own| node.config[point] == Some(*own))
+            else {
+                continue;
+            };
+            let copied = source.keys[point].accepted;
+            let record = &mut node.keys[point];
+            let held_back = record.promised > copied.ballot && self.rules.copy_heeds_promise;
+            let member = self.config(config).members.contains(to);
+            if member && !held_back && copied.ballot > record.accepted.ballot {
+                record.accepted = copied;
+                record.promised = record.promised.max(copied.ballot);
+                changed = true;
+            }
         }
-        node.accepted = copied;
-        node.promised = node.promised.max(copied.ballot);
-        true
+        changed
     }
 
+    /// Releases are for scenarios with one range: the one at point 0.
     fn can_release(&self, state: &State, place: usize) -> bool {
         let node = &state.nodes[place];
-        let left = node.config.is_some_and(|config| {
-            let config = self.config(config);
-            !config.members.contains(place) && state.is_swept(config.epoch)
+        let left = node.config[0].is_some_and(|config| {
+            !self.config(config).members.contains(place) && self.is_swept(state, config)
         });
         self.may_release && left && !node.released
     }
 
     fn release(&self, node: &mut Node) {
         *node = if self.rules.leaver_remembers {
-            Node { released: true, promised: 0, accepted: Accepted::default(), ..*node }
+            Node { released: true, keys: Default::default(), ..*node }
         } else {
-            Node { config: Some(0), ..Node::default() }
+            Node { config: [Some(0), None, None], ..Node::default() }
         };
     }
 }

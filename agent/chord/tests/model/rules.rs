@@ -59,6 +59,22 @@ pub(crate) struct Rules {
     pub(crate) slot_asks_old_members: bool,
     /// A proposer of a slot asks what was accepted before. Off: it writes its own proposal.
     pub(crate) slot_has_phase_one: bool,
+    /// The range is swept when all its keys are. Off: when one is.
+    pub(crate) sweep_covers_all_keys: bool,
+    /// An acceptor of a merge promises in both slots and accepts in both, or refuses. Off: in one at a
+    /// time.
+    pub(crate) merge_is_atomic: bool,
+    /// Who finds a merge in the one slot that it asks asks both. Off: it finishes the merge in that one.
+    pub(crate) found_merge_asks_both: bool,
+    /// That a found merge is dead is concluded from the other slot. Off: from the other range having a
+    /// later epoch.
+    pub(crate) slot_tells_dead_merge: bool,
+    /// A merge of which one slot has accepted something else since is given up. Off: it is finished.
+    pub(crate) overtaken_merge_is_dead: bool,
+    /// Who has adopted a later epoch still votes about the slots of the earlier ones. Off: it refuses.
+    pub(crate) slots_outlive_epochs: bool,
+    /// Adopting the merged range fences off both. Off: only the right one, whose name it takes.
+    pub(crate) merge_fences_both: bool,
 }
 
 impl Rules {
@@ -85,5 +101,12 @@ impl Rules {
         slot_waits_for_sweep: true,
         slot_asks_old_members: true,
         slot_has_phase_one: true,
+        sweep_covers_all_keys: true,
+        merge_is_atomic: true,
+        found_merge_asks_both: true,
+        slot_tells_dead_merge: true,
+        overtaken_merge_is_dead: true,
+        slots_outlive_epochs: true,
+        merge_fences_both: true,
     };
 }

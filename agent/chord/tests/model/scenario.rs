@@ -1,23 +1,61 @@
 //! How large one run of the checker is: configurations, operations, who may crash.
 
 use crate::rules::Rules;
-use crate::state::{NODES, Node, Nodes, OPERATIONS, RIVALS, State};
+use crate::state::{NODES, Node, Nodes, OPERATIONS, POINTS, RIVALS, State};
 
-/// A configuration of the one range. The first has epoch 1.
+/// A configuration of a range.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Config {
     pub(crate) epoch: u8,
+    /// The points that the range covers, one bit each.
+    pub(crate) points: u8,
     pub(crate) members: Nodes,
     /// The members of the epoch before, or none if they are the same.
     pub(crate) prev: Nodes,
-    /// The place of the configuration in whose slot it is decided.
-    pub(crate) parent: u8,
 }
 
 impl Config {
     /// Everyone who is asked in this epoch.
     pub(crate) fn everyone(&self) -> Nodes {
         self.members | self.prev
+    }
+
+    /// The last point of the range, which names it.
+    pub(crate) const fn last_point(&self) -> usize {
+        self.points.ilog2() as usize
+    }
+
+    /// Whether the range covers this point.
+    pub(crate) const fn covers(&self, point: usize) -> bool {
+        self.points >> point & 1 == 1
+    }
+}
+
+/// What a slot can decide: configurations that end, and those that take their place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Change {
+    /// The places of the configurations that end, one bit each: two for a merge.
+    pub(crate) ends: u8,
+    /// The places of the configurations that begin, one bit each: two for a split.
+    pub(crate) makes: u8,
+}
+
+impl Change {
+    const fn new(ends: &[u8], makes: &[u8]) -> Self {
+        Self { ends: bits(ends), makes: bits(makes) }
+    }
+
+    /// Whether it is decided in two slots.
+    pub(crate) const fn merges(&self) -> bool {
+        self.ends.count_ones() > 1
+    }
+}
+
+/// The set of these places.
+const fn bits(places: &[u8]) -> u8 {
+    match places {
+        [] => 0,
+        [first, rest @ ..] => 1 << *first | bits(rest),
     }
 }
 
@@ -42,6 +80,8 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Operation {
     pub(crate) kind: Kind,
+    /// The point of its key.
+    pub(crate) key: usize,
     /// Runs in this epoch only.
     pub(crate) epoch: Option<u8>,
     /// Uses this round only.
@@ -53,7 +93,12 @@ pub(crate) struct Operation {
 impl Operation {
     /// An operation in any epoch with any ballot.
     pub(crate) const fn new(kind: Kind) -> Self {
-        Self { kind, epoch: None, round: None, follows: None }
+        Self { kind, key: 0, epoch: None, round: None, follows: None }
+    }
+
+    /// The same on the key at this point.
+    pub(crate) const fn on_key(self, key: usize) -> Self {
+        Self { key, ..self }
     }
 
     /// The same in one epoch only.
@@ -97,9 +142,15 @@ pub(crate) enum Question {
 #[derive(Debug, Clone)]
 pub(crate) struct Scenario {
     pub(crate) rules: Rules,
+    /// The first ones, one for each range, then those that can be decided.
     pub(crate) configs: Vec<Config>,
-    /// What each proposer of a slot wants, by place in `configs`.
+    /// How many of them are there from the beginning.
+    pub(crate) first: usize,
+    pub(crate) changes: Vec<Change>,
+    /// What each proposer of a slot wants, by place in `changes`.
     pub(crate) wanted: Vec<u8>,
+    /// The ballots of each proposer of a slot, in the order in which it takes them.
+    pub(crate) slot_ballots: Vec<Vec<u8>>,
     pub(crate) operations: Vec<Operation>,
     /// One of these may crash.
     pub(crate) may_crash: Nodes,
@@ -114,22 +165,20 @@ pub(crate) struct Scenario {
 }
 
 impl Scenario {
-    /// Two proposers of the slot: b, who suspects a, wants {a,b,c} -> {b,c,d}; a, who is falsely
-    /// suspected and goes on in epoch 1, suspects b and wants {a,c,d}.
-    pub(crate) fn replacement(operations: &[Operation]) -> Self {
-        assert!(operations.len() <= OPERATIONS, "enlarge OPERATIONS for a longer scenario");
-        let abc = Nodes::named("abc");
-        let config =
-            |members| Config { epoch: 2, members: Nodes::named(members), prev: abc, parent: 0 };
+    /// The members {a,b,c} of the one range, and these changes.
+    fn of_one_range(operations: &[Operation], configs: &[Config], changes: &[Change]) -> Self {
+        Self::of(1, configs.to_vec(), changes.to_vec()).with(operations)
+    }
+
+    fn of(first: usize, configs: Vec<Config>, changes: Vec<Change>) -> Self {
         Self {
             rules: Rules::ALL,
-            configs: vec![
-                Config { epoch: 1, members: abc, prev: Nodes::NONE, parent: 0 },
-                config("bcd"),
-                config("acd"),
-            ],
-            wanted: vec![1, 2],
-            operations: operations.to_vec(),
+            wanted: (0..changes.len() as u8).collect(),
+            slot_ballots: (1..=changes.len() as u8).map(|ballot| vec![ballot]).collect(),
+            configs,
+            first,
+            changes,
+            operations: Vec::new(),
             may_crash: Nodes::NONE,
             may_release: false,
             may_copy: false,
@@ -139,29 +188,111 @@ impl Scenario {
         }
     }
 
+    /// Two proposers of the slot: b, who suspects a, wants {a,b,c} -> {b,c,d}; a, who is falsely
+    /// suspected and goes on in epoch 1, suspects b and wants {a,c,d}.
+    pub(crate) fn replacement(operations: &[Operation]) -> Self {
+        let changes = [Change::new(&[0], &[1]), Change::new(&[0], &[2])];
+        Self::of_one_range(operations, &[ABC, replaced(ABC, "bcd"), replaced(ABC, "acd")], &changes)
+    }
+
     /// The same with one proposer of the slot only, who wants {b,c,d}.
     pub(crate) fn unopposed(operations: &[Operation]) -> Self {
-        Self { wanted: vec![1], ..Self::replacement(operations) }
+        Self { wanted: vec![0], ..Self::replacement(operations) }
     }
 
     /// Two changes, each with one proposer: {a,b,c} -> {b,c,d} -> {a,c,d}.
     pub(crate) fn two_changes(operations: &[Operation]) -> Self {
-        let mut scenario = Self::replacement(operations).interleaved();
-        scenario.configs[2] = Config {
-            epoch: 3,
-            members: Nodes::named("acd"),
-            prev: scenario.configs[1].members,
-            parent: 1,
-        };
-        scenario
+        let bcd = replaced(ABC, "bcd");
+        let changes = [Change::new(&[0], &[1]), Change::new(&[1], &[2])];
+        Self::of_one_range(operations, &[ABC, bcd, replaced(bcd, "acd")], &changes).interleaved()
     }
 
     /// A change that keeps the members {a,b,c}: it makes a new epoch, and tombstones are collected.
     pub(crate) fn bump(operations: &[Operation]) -> Self {
-        let mut scenario = Self { may_collect: true, ..Self::unopposed(operations) };
-        let first = scenario.configs[0];
-        scenario.configs = vec![first, Config { epoch: 2, ..first }];
-        scenario
+        let changes = [Change::new(&[0], &[1])];
+        let scenario = Self::of_one_range(operations, &[ABC, bumped(ABC)], &changes);
+        Self { may_collect: true, ..scenario }
+    }
+
+    /// Two neighbouring ranges, left (place 0, epoch `left_epoch`) and right (place 1, epoch 1), with the
+    /// members {a,b,c}. Three proposers: to merge them; to replace a by d on the left; to begin a new
+    /// epoch on the right.
+    pub(crate) fn merge(left_epoch: u8, operations: &[Operation]) -> Self {
+        let left = Config { epoch: left_epoch, ..ABC };
+        let right = Config { points: 0b10, ..ABC };
+        let configs = vec![left, right, merged(left), replaced(left, "bcd"), bumped(right)];
+        let changes =
+            vec![Change::new(&[0, 1], &[2]), Change::new(&[0], &[3]), Change::new(&[1], &[4])];
+        Self::of(2, configs, changes).with(operations)
+    }
+
+    /// Two neighbouring ranges that are merged and split at the same point again, and a third proposer
+    /// who wants a new epoch on the left and may have heard of nothing since the beginning.
+    pub(crate) fn merge_and_split(operations: &[Operation]) -> Self {
+        let right = Config { points: 0b10, ..ABC };
+        let whole = merged(ABC);
+        let half = |points| Config { points, ..bumped(whole) };
+        let configs = vec![ABC, right, whole, bumped(ABC), half(0b01), half(0b10)];
+        let changes =
+            vec![Change::new(&[0, 1], &[2]), Change::new(&[0], &[3]), Change::new(&[2], &[4, 5])];
+        Self::of(2, configs, changes).with(operations)
+    }
+
+    /// Three neighbouring ranges with the members {a,b,c}: proposers who want to merge the first two, the
+    /// last two, and to begin a new epoch in the middle and on the right.
+    pub(crate) fn two_merges() -> Self {
+        let range = |points| Config { points, ..ABC };
+        let [left, middle, right] = [0b001, 0b010, 0b100].map(range);
+        let configs = vec![
+            left,
+            middle,
+            right,
+            Config { points: 0b011, ..bumped(left) },
+            Config { points: 0b110, ..bumped(left) },
+            bumped(middle),
+            bumped(right),
+            bumped(left),
+        ];
+        let changes = vec![
+            Change::new(&[0, 1], &[3]),
+            Change::new(&[1, 2], &[4]),
+            Change::new(&[1], &[5]),
+            Change::new(&[2], &[6]),
+            Change::new(&[0], &[7]),
+        ];
+        let scenario = Self::of(3, configs, changes);
+        Self { wanted: vec![0, 1, 2, 3], ..scenario }
+    }
+
+    /// The right one of two ranges moves to the members of the left one, {b,c,d}; then they are merged.
+    pub(crate) fn replace_and_merge(operations: &[Operation]) -> Self {
+        let left = Config { members: Nodes::named("bcd"), ..ABC };
+        let right = Config { points: 0b10, ..ABC };
+        let moved = replaced(right, "bcd");
+        let whole = Config { points: 0b11, ..bumped(moved) };
+        let configs = vec![left, right, moved, Config { prev: Nodes::NONE, ..whole }];
+        let changes = vec![Change::new(&[1], &[2]), Change::new(&[0, 2], &[3])];
+        Self::of(2, configs, changes).with(operations).interleaved()
+    }
+
+    /// Two neighbouring ranges that are merged; then a is replaced by d.
+    pub(crate) fn merge_and_replace(operations: &[Operation]) -> Self {
+        let right = Config { points: 0b10, ..ABC };
+        let whole = merged(ABC);
+        let configs = vec![ABC, right, whole, replaced(whole, "bcd")];
+        let changes = vec![Change::new(&[0, 1], &[2]), Change::new(&[2], &[3])];
+        Self::of(2, configs, changes).with(operations)
+    }
+
+    /// The same with these operations.
+    fn with(self, operations: &[Operation]) -> Self {
+        assert!(operations.len() <= OPERATIONS, "enlarge OPERATIONS for a longer scenario");
+        Self { operations: operations.to_vec(), ..self }
+    }
+
+    /// The same with these ballots of the slots' proposers: for each the ballots that it takes in turn.
+    pub(crate) fn with_slot_ballots(&self, ballots: &[Vec<u8>]) -> Self {
+        Self { slot_ballots: ballots.to_vec(), ..self.clone() }
     }
 
     /// The same without anybody who wants another configuration.
@@ -189,12 +320,16 @@ impl Scenario {
         Self { may_copy: true, ..self }
     }
 
-    /// The state in which epoch 1 serves and nothing was asked yet.
+    /// The state in which the first configurations serve and nothing was asked yet.
     pub(crate) fn first_state(&self) -> State {
         assert!(self.wanted.len() <= RIVALS, "enlarge RIVALS for more proposers");
-        let mut state = State::default();
-        for node in (0..NODES).filter(|node| self.configs[0].members.contains(*node)) {
-            state.nodes[node] = Node { config: Some(0), ..Node::default() };
+        let mut state = State { told: (1 << self.first) - 1, ..State::default() };
+        for (place, config) in self.places().take(self.first) {
+            for node in (0..NODES).filter(|node| config.members.contains(*node)) {
+                for point in (0..POINTS).filter(|point| config.covers(*point)) {
+                    state.nodes[node].config[point] = Some(place);
+                }
+            }
         }
         state
     }
@@ -206,16 +341,49 @@ impl Scenario {
 
     /// The places of all configurations with their numbers.
     pub(crate) fn places(&self) -> impl Iterator<Item = (u8, Config)> {
-        (0u8..).zip(self.configs.iter().copied())
+        (0..self.configs.len() as u8).map(|place| (place, self.config(place)))
     }
 
-    /// The epoch of a node, 0 before it heard of any.
-    pub(crate) fn epoch_of(&self, node: &Node) -> u8 {
-        node.config.map_or(0, |place| self.config(place).epoch)
+    /// The epoch of a node at a point, 0 before it heard of any.
+    pub(crate) fn epoch_of(&self, node: &Node, point: usize) -> u8 {
+        node.config[point].map_or(0, |place| self.config(place).epoch)
     }
 
     /// The ballot of `round` in `epoch` as the acceptors compare it.
     pub(crate) const fn ballot(&self, epoch: u8, round: u8) -> u8 {
         if self.rules.ballot_has_epoch { epoch << 4 | round } else { round }
     }
+
+    /// Whether `place` needs no previous members any more: everything was brought over, if there was
+    /// anything to bring.
+    pub(crate) fn is_swept(&self, state: &State, place: u8) -> bool {
+        let config = self.config(place);
+        let is_done = |point: usize| state.swept[point] >> place & 1 == 1;
+        let mut covered = (0..POINTS).filter(|point| config.covers(*point));
+        config.prev.is_empty()
+            || if self.rules.sweep_covers_all_keys {
+                covered.all(is_done)
+            } else {
+                covered.any(is_done)
+            }
+    }
+}
+
+/// The members {a,b,c} of the range that covers point 0 only, in epoch 1.
+const ABC: Config =
+    Config { epoch: 1, points: 0b01, members: Nodes::named("abc"), prev: Nodes::NONE };
+
+/// The next epoch of the same range with other members.
+fn replaced(old: Config, members: &str) -> Config {
+    Config { epoch: old.epoch + 1, members: Nodes::named(members), prev: old.members, ..old }
+}
+
+/// The next epoch of the same range with the same members.
+const fn bumped(old: Config) -> Config {
+    Config { epoch: old.epoch + 1, prev: Nodes::NONE, ..old }
+}
+
+/// The range that takes the place of both, where the left one has the higher epoch, or the same.
+const fn merged(left: Config) -> Config {
+    Config { points: 0b11, ..bumped(left) }
 }

@@ -4,18 +4,21 @@
 //! because two states are the same to the checker only if all their bytes are.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::{BitOr, BitOrAssign};
 
 use sky_chord::is_majority;
 
 /// Nodes of the model: a, b, c, d.
 pub(crate) const NODES: usize = 4;
+/// Points of the ring, one key at each. A range covers one of them or more.
+pub(crate) const POINTS: usize = 3;
 /// Client operations, at most.
-pub(crate) const OPERATIONS: usize = 3;
-/// Configuration slots, at most: the slot of epoch 1 and the slot of epoch 2.
-pub(crate) const SLOTS: usize = 2;
+pub(crate) const OPERATIONS: usize = 4;
+/// Configuration slots, at most. The configurations that somebody may want to end come first.
+pub(crate) const SLOTS: usize = 3;
 /// Proposers of all slots together, at most.
-pub(crate) const RIVALS: usize = 2;
+pub(crate) const RIVALS: usize = 4;
 
 /// A set of nodes, one bit each.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,13 +29,23 @@ impl Nodes {
     pub(crate) const NONE: Self = Self(0);
 
     /// The nodes named in `names`, such as `"abc"`.
-    pub(crate) fn named(names: &str) -> Self {
-        names.bytes().fold(Self::NONE, |set, name| set | Self::one(usize::from(name - b'a')))
+    pub(crate) const fn named(names: &str) -> Self {
+        let (mut set, mut rest) = (0, names.as_bytes());
+        while let [name, others @ ..] = rest {
+            set |= 1 << (*name - b'a');
+            rest = others;
+        }
+        Self(set)
     }
 
     /// The set of one node.
     pub(crate) const fn one(node: usize) -> Self {
         Self(1 << node)
+    }
+
+    /// All but one.
+    pub(crate) const fn without(self, node: usize) -> Self {
+        Self(self.0 & !(1 << node))
     }
 
     pub(crate) const fn contains(self, node: usize) -> bool {
@@ -89,19 +102,27 @@ pub(crate) struct Accepted {
     pub(crate) value: u8,
 }
 
-/// What a node has on disk: for the range, for its slots and for the one key.
+/// What a node has on disk: for the points of the ring and for the slots.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Node {
-    /// The configuration it is in, by its place in the scenario; none: it never heard of the range.
-    pub(crate) config: Option<u8>,
+    /// The configuration it is in at each point, by its place in the scenario; none: it never heard of
+    /// a range there.
+    pub(crate) config: [Option<u8>; POINTS],
     /// It left the range and has deleted its keys.
     pub(crate) released: bool,
-    /// The highest ballot promised for the key.
-    pub(crate) promised: u8,
-    /// The register of the key.
-    pub(crate) accepted: Accepted,
-    /// The slots of all epochs.
+    /// The keys.
+    pub(crate) keys: [KeyRecord; POINTS],
+    /// The slots of all epochs, by the place of the configuration that each one ends.
     pub(crate) slots: [SlotRecord; SLOTS],
+}
+
+/// What a node has on disk for one key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct KeyRecord {
+    /// The highest ballot promised.
+    pub(crate) promised: u8,
+    /// The register.
+    pub(crate) accepted: Accepted,
 }
 
 /// What a node has on disk for one configuration slot.
@@ -109,8 +130,35 @@ pub(crate) struct Node {
 pub(crate) struct SlotRecord {
     /// The highest ballot promised.
     pub(crate) promised: u8,
-    /// What was accepted last: the value is the place of a configuration.
-    pub(crate) accepted: Accepted,
+    /// What was accepted last.
+    pub(crate) accepted: Vote,
+}
+
+/// A change of configurations under the ballot it was accepted with, ballot 0: nothing was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Vote {
+    pub(crate) ballot: u8,
+    /// Its place among the changes of the scenario.
+    pub(crate) change: u8,
+}
+
+/// The places in a set of places that is kept as one bit each.
+pub(crate) const fn places_in(set: u8) -> Places {
+    Places(set)
+}
+
+/// See [`places_in`].
+#[derive(Clone)]
+pub(crate) struct Places(u8);
+
+impl Iterator for Places {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        let place = self.0.trailing_zeros() as usize;
+        self.0 &= self.0.wrapping_sub(1);
+        (place < 8).then_some(place)
+    }
 }
 
 /// How far a proposer is.
@@ -124,6 +172,8 @@ pub(crate) enum Phase {
     Read,
     /// Collecting promises.
     Prepare,
+    /// Has its promises and several ways to go on.
+    Choose,
     /// Collecting acceptances.
     Accept,
     /// Finished; its accept requests can still arrive anywhere, at any time, any number of times.
@@ -132,16 +182,20 @@ pub(crate) enum Phase {
     Over,
 }
 
-/// A proposer of a configuration slot. Its ballot is its place plus one.
+/// A proposer of a configuration slot, or of two.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Rival {
     pub(crate) phase: Phase,
-    /// Who promised (in phase 1) or accepted (in phase 2).
-    pub(crate) answered: Nodes,
-    /// Phase 1: the highest acceptance heard of.
-    pub(crate) best: Accepted,
-    /// Phase 2: the configuration that it asks to accept.
-    pub(crate) value: u8,
+    /// How often it has begun phase 1: that says what its ballot is.
+    pub(crate) attempts: u8,
+    /// The slots that it asks, one bit each.
+    pub(crate) asked: u8,
+    /// Who promised (in phase 1) or accepted (in phase 2), for each slot.
+    pub(crate) answered: [Nodes; SLOTS],
+    /// Phase 1: the highest acceptance heard of, for each slot.
+    pub(crate) best: [Vote; SLOTS],
+    /// Phase 2: the change that it asks to accept.
+    pub(crate) change: u8,
 }
 
 /// A client operation and the proposer that runs it.
@@ -181,31 +235,27 @@ pub(crate) struct Collection {
 }
 
 /// One state of the system.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct State {
     pub(crate) nodes: [Node; NODES],
     pub(crate) rivals: [Rival; RIVALS],
     pub(crate) operations: [Progress; OPERATIONS],
-    /// Configurations ever decided, one bit each by their place in the scenario.
-    pub(crate) decided: u8,
-    /// Configurations that nodes and proposers can have been told of: the decided ones.
+    /// The changes ever chosen in each slot, one bit each by their place in the scenario.
+    pub(crate) chosen: [u8; SLOTS],
+    /// Configurations that nodes and proposers can have been told of, one bit each by their place in
+    /// the scenario: the first ones and the decided ones.
     pub(crate) told: u8,
-    /// Epochs whose sweep is done, one bit each.
-    pub(crate) swept: u8,
+    /// Configurations in which the sweep has handled the key, one bit each.
+    pub(crate) swept: [u8; POINTS],
     pub(crate) collection: Collection,
     /// The node that takes no more steps.
     pub(crate) crashed: Option<u8>,
 }
 
 impl State {
-    /// Whether anybody can have been told of `config`; everybody knows the first one.
+    /// Whether anybody can have been told of `config`.
     pub(crate) const fn is_told(&self, config: u8) -> bool {
-        config == 0 || self.told >> config & 1 == 1
-    }
-
-    /// Whether the sweep of `epoch` is done.
-    pub(crate) const fn is_swept(&self, epoch: u8) -> bool {
-        self.swept >> epoch & 1 == 1
+        self.told >> config & 1 == 1
     }
 
     /// Whether `node` still takes steps.
@@ -217,5 +267,65 @@ impl State {
     pub(crate) fn returned(&self) -> u8 {
         let done = self.operations.iter().enumerate().filter(|(_, op)| op.returned.is_some());
         done.fold(0, |set, (i, _)| set | 1 << i)
+    }
+}
+
+impl Hash for State {
+    /// All fields as bytes at once: the checker does little else than hash states.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let Self { nodes, rivals, operations, chosen, told, swept, collection, crashed } = self;
+        let mut bytes = Bytes { bytes: [0; 512], len: 0 };
+        for node in nodes {
+            (node.config, node.released).hash(&mut bytes);
+            bytes.write_those_used(&node.keys);
+            bytes.write_those_used(&node.slots);
+        }
+        bytes.write_those_used(rivals);
+        bytes.write_those_used(operations);
+        (chosen, told, swept, collection, crashed).hash(&mut bytes);
+        hasher.write(&bytes.bytes[..bytes.len]);
+    }
+}
+
+/// Collects what is hashed. Lengths and the numbers of variants are small.
+struct Bytes {
+    bytes: [u8; 512],
+    len: usize,
+}
+
+impl Bytes {
+    /// Most scenarios leave much of the state as it was in the beginning.
+    fn write_those_used<T: Default + PartialEq + Hash>(&mut self, items: &[T]) {
+        for item in items {
+            let is_used = *item != T::default();
+            self.write_u8(u8::from(is_used));
+            if is_used {
+                item.hash(self);
+            }
+        }
+    }
+}
+
+impl Hasher for Bytes {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u8(*byte));
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    fn write_usize(&mut self, length: usize) {
+        self.write_u8(length as u8);
+    }
+
+    fn write_isize(&mut self, variant: isize) {
+        self.write_u8(variant as u8);
+    }
+
+    /// Not asked for: the bytes are hashed by another one.
+    fn finish(&self) -> u64 {
+        self.len as u64
     }
 }

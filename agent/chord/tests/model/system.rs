@@ -14,6 +14,8 @@ pub(crate) const LINEARIZABLE: &str = "the register is linearizable";
 pub(crate) const FOUND: &str = "an acknowledged write is found by a later read";
 /// The configurations form one chain.
 pub(crate) const ONE_DECISION: &str = "each slot decides once";
+/// A proposer that is left alone gets on.
+pub(crate) const NOT_STUCK: &str = "what covers a point can still be changed";
 /// The old epoch ends before the new one begins to answer.
 pub(crate) const SEALED: &str = "the new epoch serves only after the old one is sealed";
 
@@ -41,11 +43,14 @@ impl fmt::Display for Step {
 }
 
 impl Scenario {
-    /// Whether only the slot has made steps so far.
-    fn is_fresh(&self, state: &State) -> bool {
+    /// Whether only the slots have made steps so far.
+    pub(crate) fn is_fresh(&self, state: &State) -> bool {
         let idle = state.operations.iter().all(|progress| progress.phase == Phase::Idle);
-        let old = |node: &usize| self.configs[0].members.contains(*node);
-        idle && (0..NODES).filter(old).all(|node| self.epoch_of(&state.nodes[node]) == 1)
+        idle && self.places().take(self.first).all(|(place, config)| {
+            let members = (0..NODES).filter(|node| config.members.contains(*node));
+            let stays = |node: usize| state.nodes[node].config[config.last_point()] == Some(place);
+            members.into_iter().all(stays)
+        })
     }
 }
 
@@ -62,7 +67,7 @@ impl Model for Scenario {
         if interleaved || self.is_fresh(state) {
             self.slot_steps(state, steps);
         }
-        if interleaved || state.told != 0 || self.wanted.is_empty() {
+        if interleaved || state.told >> self.first != 0 || self.wanted.is_empty() {
             self.register_steps(state, steps);
             self.tombstone_steps(state, steps);
         }
@@ -98,6 +103,7 @@ impl Model for Scenario {
                 Property::always(FOUND, Self::acknowledged_is_found),
                 Property::always(ONE_DECISION, Self::slots_are_decided_once),
                 Property::always(SEALED, Self::old_epoch_is_sealed),
+                Property::always(NOT_STUCK, Self::nobody_is_stuck),
             ],
             Question::WhatMustHappen => vec![
                 Property::sometimes(

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::scenario::Scenario;
-use crate::state::{Accepted, Collection, NODES, Nodes, State, name};
+use crate::state::{Accepted, Collection, KeyRecord, NODES, Nodes, State, name};
 use crate::system;
 
 /// A step of the collection.
@@ -37,8 +37,7 @@ impl Scenario {
         match step {
             Step::Report { node } => self.report(state, node),
             Step::Drop { node } => {
-                state.nodes[node].accepted = Accepted::default();
-                state.nodes[node].promised = 0;
+                state.nodes[node].keys[0] = KeyRecord::default();
                 true
             }
         }
@@ -47,10 +46,10 @@ impl Scenario {
     /// Reports count in an epoch that needs no previous members.
     fn can_report(&self, state: &State, place: usize) -> bool {
         let node = &state.nodes[place];
-        let holds = node.accepted.ballot > 0 && node.accepted.value == 0;
-        let complete = node.config.map(|config| self.config(config)).is_some_and(|config| {
-            let swept = config.prev.is_empty() || state.is_swept(config.epoch);
-            swept && config.members.contains(place)
+        let accepted = node.keys[0].accepted;
+        let holds = accepted.ballot > 0 && accepted.value == 0;
+        let complete = node.config[0].is_some_and(|config| {
+            self.is_swept(state, config) && self.config(config).members.contains(place)
         });
         holds && complete
     }
@@ -59,7 +58,8 @@ impl Scenario {
     fn report(&self, state: &mut State, place: usize) -> bool {
         let before = state.collection;
         let node = &state.nodes[place];
-        let (ballot, config) = (node.accepted.ballot, node.config.unwrap_or_default());
+        let ballot = node.keys[0].accepted.ballot;
+        let config = node.config[0].unwrap_or_default();
         if (before.ballot, before.config) != (ballot, config) {
             state.collection = Collection { ballot, config, holders: Nodes::NONE };
         }
@@ -76,9 +76,9 @@ impl Scenario {
         } else {
             holders.is_majority_of(config.members)
         };
-        let later_epoch = self.epoch_of(node) > config.epoch || !self.rules.drop_awaits_epoch;
-        let unpromised = node.promised == ballot || !self.rules.drop_heeds_promise;
-        let holds = ballot > 0 && node.accepted == Accepted { ballot, value: 0 };
+        let later_epoch = self.epoch_of(node, 0) > config.epoch || !self.rules.drop_awaits_epoch;
+        let unpromised = node.keys[0].promised == ballot || !self.rules.drop_heeds_promise;
+        let holds = ballot > 0 && node.keys[0].accepted == Accepted { ballot, value: 0 };
         holds && all_hold && later_epoch && unpromised
     }
 }
