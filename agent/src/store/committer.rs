@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use sky_chord::Write;
+use sky_chord::{StoreError, Write};
 use tokio::sync::watch;
 
 use super::Store;
 use crate::metrics::Counters;
+
+/// How often it is noted how much is on disk, while anything is written.
+const MARK_EVERY: Duration = Duration::from_secs(1);
 
 /// Writes joined in one commit at most, so that the first does not wait for too many others.
 const BATCH: usize = 1024;
@@ -75,12 +79,17 @@ impl Committer {
                 report_full
                     .send_if_modified(|full| std::mem::replace(full, room.is_full()) != *full)
             };
+            let mut marked = Instant::now();
             loop {
+                if marked.elapsed() >= MARK_EVERY {
+                    mark(&store);
+                    marked = Instant::now();
+                }
                 // A full disk is looked at while nothing is written, too: that is how it gets room again.
-                let first = match queue.recv_timeout(std::time::Duration::from_secs(1)) {
+                let first = match queue.recv_timeout(MARK_EVERY) {
                     Ok(first) => Some(first),
                     Err(mpsc::RecvTimeoutError::Timeout) => None,
-                    Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return mark(&store),
                 };
                 watch_room();
                 let Some((first, mut batch)) = first else { continue };
@@ -120,6 +129,12 @@ impl Committer {
     /// Whether the disk is full, as it changes.
     pub fn disk_full(&self) -> watch::Receiver<bool> {
         self.full.clone()
+    }
+}
+
+fn mark(store: &impl Store) {
+    if let Err(StoreError(error)) = store.mark() {
+        tracing::warn!(error, "It cannot be noted how much is on disk: {error}.");
     }
 }
 

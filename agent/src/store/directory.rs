@@ -2,21 +2,24 @@
 //!
 //! ```text
 //! DATA/lock       held while an agent runs, with its process number
-//! DATA/identity   position, incarnation, number of starts; replaced whole at each start
+//! DATA/identity   position, incarnation, number of starts, their sum; replaced whole at each start
+//! DATA/mark       how many commits of the store were on disk some seconds ago at least
 //! DATA/store/     the store, which names the same identity
 //! ```
 //!
 //! An identity whose store is gone would forget its promises, and a store without its identity could
-//! reuse ballots: either half alone is refused.
+//! reuse ballots: either alone is refused. Format 1 had neither sum nor mark; it is taken over.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use sky_chord::{Id, NodeId, StoreError};
 
 use super::Disk;
+use super::mark::Mark;
 
 /// The format of data directories that this agent reads and writes.
 const FORMAT: u32 = 2;
@@ -119,6 +122,17 @@ struct Identity {
     incarnation: String,
     /// How often an agent was started here; 0 while the directory is being made.
     boots: u32,
+    /// The sum of the other fields: a number of starts that is too low would reuse ballots.
+    #[serde(default)]
+    sum: String,
+}
+
+impl Identity {
+    fn sum(&self) -> String {
+        let Self { format, position, incarnation, boots, .. } = self;
+        let sum = Sha256::digest(format!("{format} {position} {incarnation} {boots}"));
+        sum.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// A data directory in use by this process, until it is dropped.
@@ -159,6 +173,7 @@ impl Directory {
                     position: wanted.unwrap_or(default),
                     incarnation: format!("{:016x}", getrandom::u64().map_err(|e| io(e.into()))?),
                     boots: 0,
+                    sum: String::new(),
                 };
                 write_identity(path, &identity).map_err(io)?;
                 identity
@@ -172,6 +187,8 @@ impl Directory {
         let incarnation =
             u64::from_str_radix(&identity.incarnation, 16).map_err(|e| damaged(e.to_string()))?;
         let node = NodeId { position: identity.position, incarnation };
+        let owner = node.to_string();
+        let failed = |error| DirectoryError::Store { path: path.to_owned(), error };
 
         let is_new = identity.boots == 0;
         if is_new && has_store {
@@ -181,14 +198,23 @@ impl Directory {
         if !is_new && !has_store {
             return Err(incomplete("its identity is there, but its store is not"));
         }
-        let failed = |error| DirectoryError::Store { path: path.to_owned(), error };
-        let disk = Disk::open(&store).map_err(failed)?;
-        let owner = node.to_string();
-        if is_new {
-            disk.set_owner(owner.as_bytes()).map_err(failed)?;
-        } else if disk.owner().map_err(failed)?.as_deref() != Some(owner.as_bytes()) {
+        let mark = path.join("mark");
+        let disk = if is_new {
+            let mark = Mark::create(&mark, &owner).map_err(io)?;
+            Disk::create(&store, mark, &owner).map_err(failed)?
+        } else {
+            if !mark.try_exists().map_err(io)? {
+                return Err(incomplete("the mark of what was on disk is gone"));
+            }
+            let mark = Mark::open(&mark, &owner).map_err(io)?.ok_or_else(|| {
+                incomplete("the mark of what was on disk is damaged, or of another identity")
+            })?;
+            Disk::open(&store, mark).map_err(failed)?
+        };
+        if disk.owner().map_err(failed)?.as_deref() != Some(owner.as_bytes()) {
             return Err(incomplete("its store was made for another identity"));
         }
+        identity.format = FORMAT;
         identity.boots =
             identity.boots.checked_add(1).ok_or_else(|| damaged("too many starts".to_owned()))?;
         write_identity(path, &identity).map_err(io)?;
@@ -249,14 +275,20 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, DirectoryError> {
     if format != FORMAT {
         return Err(DirectoryError::OtherFormat { path: path.to_owned(), found: format });
     }
-    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+    let identity: Identity = serde_json::from_slice(&bytes).map_err(damaged)?;
+    if identity.sum != identity.sum() {
+        let reason = "its sum is wrong".to_owned();
+        return Err(DirectoryError::DamagedIdentity { path: path.to_owned(), reason });
+    }
+    Ok(Some(identity))
 }
 
 /// Replaces the identity file: after a crash at any moment the old or the new one is there, whole.
 fn write_identity(path: &Path, identity: &Identity) -> io::Result<()> {
     let (new, old) = (path.join("identity.new"), path.join("identity"));
+    let identity = Identity { sum: identity.sum(), ..identity.clone() };
     let mut file = File::create(&new)?;
-    file.write_all(&serde_json::to_vec(identity)?)?;
+    file.write_all(&serde_json::to_vec(&identity)?)?;
     file.sync_all()?;
     std::fs::rename(new, old)?;
     File::open(path)?.sync_all()

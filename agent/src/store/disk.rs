@@ -1,16 +1,22 @@
 //! The store on disk: two keyspaces of fjall, one journal.
 //!
 //! Keys are [`Key::to_bytes`], so that the order of bytes is the order of the circle. fjall checks the
-//! sums of its blocks and journal batches; what still does not decode is reported, never passed over.
+//! sums of its blocks whenever it reads them, [`journal`] and [`sums`] what it does not; what still does
+//! not decode is reported, never passed over. Commits are numbered, so that a store that comes back with
+//! fewer than were on disk for sure is refused.
 
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use sky_chord::{Cursor, Id, Key, Record, Records, StoreError, Write};
 
 use super::Store;
+use super::journal::{self, COMMIT, Commit};
+use super::mark::Mark;
+use super::sums;
 
 /// Memory for writes not yet in a table. Small: a flush then stalls writers only shortly, and a
 /// restart has little of the journal to read.
@@ -22,6 +28,9 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// Journals above this size make the store flush what holds them back.
 const JOURNAL_BYTES: u64 = 128 << 20;
 
+/// The keyspaces: of keys, and of meta records.
+const KEYSPACES: [&str; 2] = ["records", "meta"];
+
 /// The meta record that says whose store this is; not shown to the node.
 const OWNER: &str = "agent.owner";
 
@@ -31,6 +40,13 @@ pub struct Disk {
     database: Database,
     records: Keyspace,
     meta: Keyspace,
+    commits: Arc<Mutex<Commits>>,
+}
+
+/// How far the store has got.
+struct Commits {
+    last: u64,
+    mark: Mark,
 }
 
 fn failed(error: impl std::fmt::Display) -> StoreError {
@@ -38,33 +54,91 @@ fn failed(error: impl std::fmt::Display) -> StoreError {
 }
 
 impl Disk {
-    /// Opens the store in this folder, or makes a new one.
+    /// Makes a new store in this folder, with its mark, and writes down whose it is.
     ///
     /// # Errors
-    /// If it is damaged, of a format that is not understood, or in use.
-    pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        let database = Database::builder(folder)
-            .cache_size(CACHE_BYTES)
-            .max_journaling_size(JOURNAL_BYTES)
-            .worker_threads(1)
-            .open()
-            .map_err(failed)?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
-        let records = database.keyspace("records", options).map_err(failed)?;
-        let meta = database.keyspace("meta", options).map_err(failed)?;
-        Ok(Self { database, records, meta })
+    /// If it cannot be written.
+    pub(super) fn create(folder: &Path, mark: Mark, owner: &str) -> Result<Self, StoreError> {
+        let disk = Self::start(Self::database(folder)?, mark)?;
+        disk.commit(|batch| batch.insert(&disk.meta, OWNER, owner))?;
+        Ok(disk)
     }
 
-    /// Whose store this is, as [`Self::set_owner`] wrote it.
+    /// Opens the store in this folder.
+    ///
+    /// # Errors
+    /// If it is damaged, of a format that is not understood, in use, or lost commits.
+    pub(super) fn open(folder: &Path, mark: Mark) -> Result<Self, StoreError> {
+        sums::check(folder)?;
+        let journals = journal::check(folder)?;
+        if let Some(last) = journals.last {
+            check_mark(last.number, &mark)?;
+        }
+        // Only now: what is refused stays as it was found.
+        if let Some(torn) = journals.torn {
+            torn.cut().map_err(failed)?;
+        }
+        let database = Self::database(folder)?;
+        if let Some(lost) = KEYSPACES.iter().find(|name| !database.keyspace_exists(name)) {
+            return Err(StoreError(format!("its keyspace `{lost}` is gone")));
+        }
+        let disk = Self::start(database, mark)?;
+        let last = disk.meta.get(COMMIT).map_err(failed)?;
+        let last = last.map_or(Some(0), |bytes| Some(Commit::from_bytes(&bytes)?.number));
+        let last = last.ok_or_else(|| StoreError("the number of commits is damaged".to_owned()))?;
+        if let Some(Commit { number, .. }) = journals.last.filter(|commit| commit.number != last) {
+            let text = format!("its journal ends with commit {number}, its tables with {last}");
+            return Err(StoreError(text));
+        }
+        let mut commits = disk.commits();
+        check_mark(last, &commits.mark)?;
+        commits.last = last;
+        drop(commits);
+        Ok(disk)
+    }
+
+    fn database(folder: &Path) -> Result<Database, StoreError> {
+        let builder = Database::builder(folder).cache_size(CACHE_BYTES).worker_threads(1);
+        builder.max_journaling_size(JOURNAL_BYTES).open().map_err(failed)
+    }
+
+    fn start(database: Database, mark: Mark) -> Result<Self, StoreError> {
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        let [records, meta] = KEYSPACES.map(|name| database.keyspace(name, options));
+        let (records, meta) = (records.map_err(failed)?, meta.map_err(failed)?);
+        let commits = Arc::new(Mutex::new(Commits { last: 0, mark }));
+        Ok(Self { database, records, meta, commits })
+    }
+
+    /// Whose store this is.
     pub(super) fn owner(&self) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.meta.get(OWNER).map_err(failed)?.map(|bytes| bytes.to_vec()))
     }
 
-    /// Writes down, durably, whose store this is.
-    pub(super) fn set_owner(&self, owner: &[u8]) -> Result<(), StoreError> {
-        self.meta.insert(OWNER, owner).map_err(failed)?;
-        self.database.persist(PersistMode::SyncAll).map_err(failed)
+    fn commits(&self) -> MutexGuard<'_, Commits> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Makes one numbered batch durable.
+    fn commit(&self, fill: impl FnOnce(&mut OwnedWriteBatch)) -> Result<(), StoreError> {
+        let mut commits = self.commits();
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        // Nobody else writes batches: the order of this one will not be below that.
+        let commit = Commit { number: commits.last + 1, order: self.database.seqno() };
+        batch.insert(&self.meta, COMMIT, commit.to_bytes());
+        fill(&mut batch);
+        batch.commit().map_err(failed)?;
+        commits.last = commit.number;
+        Ok(())
+    }
+}
+
+fn check_mark(last: u64, mark: &Mark) -> Result<(), StoreError> {
+    if last < mark.number() {
+        let text = format!("it ends with commit {last}, but {} were synced", mark.number());
+        return Err(StoreError(format!("the disk lost what was on it: {text}")));
+    }
+    Ok(())
 }
 
 fn decode(name: &dyn std::fmt::Debug, bytes: &[u8]) -> Result<Record, StoreError> {
@@ -116,20 +190,29 @@ impl Records for Disk {
 
 impl Store for Disk {
     fn write_durably(&self, writes: &[Write]) -> Result<(), StoreError> {
-        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
-        for write in writes {
-            match write {
-                Write::Record(key, record) => {
-                    batch.insert(&self.records, key.to_bytes(), record.to_bytes());
+        self.commit(|batch| {
+            for write in writes {
+                match write {
+                    Write::Record(key, record) => {
+                        batch.insert(&self.records, key.to_bytes(), record.to_bytes());
+                    }
+                    Write::Forget(key) => batch.remove(&self.records, key.to_bytes()),
+                    Write::Meta { name, bytes: Some(bytes) } => {
+                        batch.insert(&self.meta, name.as_str(), bytes.as_ref());
+                    }
+                    Write::Meta { name, bytes: None } => batch.remove(&self.meta, name.as_str()),
                 }
-                Write::Forget(key) => batch.remove(&self.records, key.to_bytes()),
-                Write::Meta { name, bytes: Some(bytes) } => {
-                    batch.insert(&self.meta, name.as_str(), bytes.as_ref());
-                }
-                Write::Meta { name, bytes: None } => batch.remove(&self.meta, name.as_str()),
             }
+        })
+    }
+
+    fn mark(&self) -> Result<(), StoreError> {
+        let mut commits = self.commits();
+        let last = commits.last;
+        if last > commits.mark.number() {
+            commits.mark.write(last).map_err(failed)?;
         }
-        batch.commit().map_err(failed)
+        Ok(())
     }
 
     fn meta(&self) -> Result<Vec<(String, Bytes)>, StoreError> {
@@ -138,7 +221,8 @@ impl Store for Disk {
             let name = str::from_utf8(&name).map_err(failed)?.to_owned();
             Ok((name, Bytes::copy_from_slice(&bytes)))
         });
-        entries.filter(|entry| !matches!(entry, Ok((name, _)) if name == OWNER)).collect()
+        let is_ours = |name: &str| name == OWNER || name == COMMIT;
+        entries.filter(|entry| !matches!(entry, Ok((name, _)) if is_ours(name))).collect()
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -6,6 +6,9 @@
 mod committer;
 mod directory;
 mod disk;
+mod journal;
+mod mark;
+mod sums;
 
 pub use committer::{Committer, Progress, Room};
 pub use directory::{Directory, DirectoryError};
@@ -21,6 +24,13 @@ pub trait Store: Records + Send + 'static {
     /// # Errors
     /// If that cannot be promised. Nothing may be written afterwards.
     fn write_durably(&self, writes: &[Write]) -> Result<(), StoreError>;
+
+    /// Notes, beside the store, how much of it is on disk, so that a later loss is noticed. Costs a sync
+    /// if anything was written since the last time.
+    ///
+    /// # Errors
+    /// If that cannot be written. What is stored is as safe as before.
+    fn mark(&self) -> Result<(), StoreError>;
 
     /// All meta records, as [`Write::Meta`] left them.
     ///

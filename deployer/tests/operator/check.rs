@@ -1,7 +1,7 @@
 //! `check`.
 
 use serde_json::Value;
-use sky_agent::store::{Disk, Store};
+use sky_agent::store::{Directory, Store};
 use sky_chord::{Key, Records, Write};
 
 use crate::ring::{Ring, urls};
@@ -45,9 +45,9 @@ fn copies_are_alike_while_clients_write_and_a_difference_is_found() {
     assert_eq!(report["differences"].as_array().unwrap().len(), 0, "{report:#}");
 
     // Two records of the sleeper are changed behind its back: bytes that its disk does not call damaged.
-    let store = ring.home().join("sky/e2e-15660/nodes/e2e-15660-2/data/store");
+    let data = ring.home().join("sky/e2e-15660/nodes/e2e-15660-2/data");
     let changed = {
-        let disk = Disk::open(&store).unwrap();
+        let (_directory, disk) = Directory::open(&data, None, sky_chord::Id::MIN).unwrap();
         let held: Vec<(Key, sky_chord::Record)> = (0..40)
             .map(|i| Key::new(&format!("key/{i}")))
             .filter_map(|key| Some((disk.get(&key).unwrap()?, key)))
