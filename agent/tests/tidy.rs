@@ -18,7 +18,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
 ];
 
 /// Everything the protocol may depend on: nothing that does I/O, reads a clock or starts a thread.
-const CHORD_DEPENDENCIES: &[&str] = &["bytes", "postcard", "serde", "sha1", "thiserror"];
+const CHORD_DEPENDENCIES: &[&str] =
+    &["bytes", "postcard", "serde", "sha1", "thiserror", "xxhash-rust"];
 
 /// Modules of a package from the bottom up: a module may use those of its own line and below.
 const CHORD_LAYERS: &[&[&str]] = &[

@@ -326,7 +326,7 @@ fn bytes_to_settle(cluster: &mut Cluster) -> usize {
 fn only_what_differs_travels() {
     let mut cluster = Cluster::ring(9, settings(), 3);
     let put = |index: usize, number: usize| {
-        let value = Value { content_type: "".into(), bytes: format!("{number:0200}").into() };
+        let value = Value { content_type: "".into(), bytes: format!("{number:0400}").into() };
         Operation::Put { key: key(index), value, condition: Condition::Always }
     };
     for index in 0..2000 {
