@@ -67,7 +67,7 @@ impl Ranges {
     /// Brings everything the former members hold to the present ones.
     pub(super) fn start_sweep<R: Records>(&mut self, w: &mut World<'_, R>, config: &Arc<Config>) {
         if self.passes.under_way.contains_key(&config.hi) {
-            return;
+            return self.try_again(w, config.hi);
         }
         w.ctx.notify(Notice::SweepStarted { hi: config.hi, epoch: config.epoch });
         self.start_pass(w, config, Kind::Sweep, config.prev.clone());
@@ -76,7 +76,7 @@ impl Ranges {
     /// Compares the members that can be reached, and levels what differs.
     pub(super) fn start_compare<R: Records>(&mut self, w: &mut World<'_, R>, config: &Arc<Config>) {
         if self.passes.under_way.contains_key(&config.hi) {
-            return;
+            return self.try_again(w, config.hi);
         }
         let Some(leading) = self.leading.get(&config.hi) else { return };
         let mut marks = leading.marks();
@@ -221,6 +221,14 @@ impl Ranges {
         self.feed(w, hi);
     }
 
+    /// Goes on with keys that failed. They wait for that: a member whose disk is full refuses at once, again
+    /// and again.
+    fn try_again<R: Records>(&mut self, w: &mut World<'_, R>, hi: Id) {
+        if self.passes.under_way.get(&hi).is_some_and(|pass| !pass.waiting.is_empty()) {
+            self.feed(w, hi);
+        }
+    }
+
     /// Keeps as many keys under way as the window allows; asks for the next page when all are done.
     fn feed<R: Records>(&mut self, w: &mut World<'_, R>, hi: Id) {
         let window = w.ctx.settings.sweep_window;
@@ -267,6 +275,7 @@ impl Ranges {
             if let Some(pass) = self.passes.under_way.get_mut(&hi) {
                 pass.waiting.push_back(key);
             }
+            return;
         }
         self.feed(w, hi);
     }
