@@ -402,6 +402,13 @@ impl Ranges {
         let Some(round) = self.registers.rounds.get_mut(&id) else { return };
         let jobs = std::mem::take(&mut round.jobs);
         let key = round.key.clone();
+        let tag = round.config.tag();
+        // Who refused, say for want of disk space, lacks this from now on.
+        let refused = round.refused.iter().filter(|(_, why)| !matches!(why, Refusal::Promised(_)));
+        let missed: Vec<_> = match round.stage {
+            Stage::Accept => refused.map(|(node, _)| *node).collect(),
+            _ => Vec::new(),
+        };
         let outcome = round.outcome.take().unwrap_or(Ok(Answer::Absent));
         if round.stage == Stage::Accept {
             let clean = round.refused.is_empty();
@@ -420,6 +427,9 @@ impl Ranges {
             }
         } else {
             self.registers.rounds.remove(&id);
+        }
+        for node in missed {
+            self.report_lagging(w, tag, node);
         }
         self.finish_jobs(w, jobs, &outcome);
         self.next_in_lane(w, &key);
