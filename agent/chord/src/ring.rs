@@ -267,14 +267,15 @@ impl Ring {
         }
         self.step = None;
         let me = ctx.me.node.position;
-        let between = theirs
-            .successors
-            .first()
-            .is_none_or(|next| me.is_between(from.node.position, next.node.position));
+        // A node that left and comes back may still be where it belongs in the other's list.
+        let between = theirs.successors.first().is_none_or(|next| {
+            next.node == ctx.me.node || me.is_between(from.node.position, next.node.position)
+        });
         if !theirs.joined || !between || from.node.position == me {
             return;
         }
         let mut list = theirs.successors;
+        list.retain(|peer| peer.node != ctx.me.node);
         list.push(from.clone());
         let successors = in_order(ctx, members, &list);
         self.change(ctx, RingState { joined: true, predecessor: Some(from.clone()), successors });
