@@ -146,7 +146,8 @@ impl Ranges {
             return;
         };
         let Some(pending) = self.operations.pending.get_mut(&id) else { return };
-        let retry = pending.retry || pending.asked_ever > 0;
+        // Whoever said that it did nothing is no longer at work on it.
+        let retry = pending.retry || pending.maybe || !pending.open.is_empty();
         pending.asked_ever += 1;
         pending.asked.insert(peer.node);
         pending.open.insert(peer.node);
