@@ -220,7 +220,7 @@ impl Ranges {
             self.wakes.pop_first();
             match wake {
                 Wake::Round(round) => self.restart_round(w, round),
-                Wake::Operation(operation) => self.ask_next(w, operation),
+                Wake::Operation(operation) => self.on_operation_wake(w, operation, at),
             }
         }
     }

@@ -42,6 +42,8 @@ struct Pending {
     /// Who was asked last.
     last: Option<NodeId>,
     asked_ever: u32,
+    /// When the next member is asked if nothing comes before: earlier settings do not count.
+    wake: Time,
     /// Whether somebody may have proposed the change.
     maybe: bool,
     /// Why it does not get on.
@@ -106,6 +108,7 @@ impl Ranges {
             open: BTreeSet::new(),
             last: None,
             asked_ever: 0,
+            wake: w.ctx.now,
             maybe: false,
             reason: None,
             found: Vec::new(),
@@ -120,8 +123,28 @@ impl Ranges {
         operation.is_change() && self.backlog_until.is_some_and(|until| now < until)
     }
 
+    /// Sets when the next member is asked.
+    fn wake_operation<R: Records>(&mut self, w: &mut World<'_, R>, id: OperationId, at: Time) {
+        if let Some(pending) = self.operations.pending.get_mut(&id) {
+            pending.wake = at;
+            self.wake_at(w.ctx, at, Wake::Operation(id));
+        }
+    }
+
+    /// A moment has come that an operation waited for, if it still does.
+    pub(super) fn on_operation_wake<R: Records>(
+        &mut self,
+        w: &mut World<'_, R>,
+        id: OperationId,
+        at: Time,
+    ) {
+        if self.operations.pending.get(&id).is_some_and(|pending| pending.wake == at) {
+            self.ask_next(w, id);
+        }
+    }
+
     /// Hands the operation to the next member in the order of preference.
-    pub(super) fn ask_next<R: Records>(&mut self, w: &mut World<'_, R>, id: OperationId) {
+    fn ask_next<R: Records>(&mut self, w: &mut World<'_, R>, id: OperationId) {
         let now = w.ctx.now;
         let Some(pending) = self.operations.pending.get(&id) else { return };
         if pending.deadline <= now {
@@ -142,7 +165,7 @@ impl Ranges {
             if is_stuck && pending.found.is_empty() {
                 w.ctx.wants_lookup(pending.operation.point(), LookupPurpose::Operation(id));
             }
-            self.wake_at(w.ctx, (now + PAUSE).min(deadline), Wake::Operation(id));
+            self.wake_operation(w, id, (now + PAUSE).min(deadline));
             return;
         };
         let Some(pending) = self.operations.pending.get_mut(&id) else { return };
@@ -153,7 +176,7 @@ impl Ranges {
         pending.open.insert(peer.node);
         pending.last = Some(peer.node);
         let hedge = (w.members.rto(&peer.node) * 2).clamp(HEDGE.0, HEDGE.1);
-        self.wake_at(w.ctx, (now + hedge).min(deadline), Wake::Operation(id));
+        self.wake_operation(w, id, (now + hedge).min(deadline));
         let Some(pending) = self.operations.pending.get(&id) else { return };
         let (request, operation) = (pending.request, pending.operation.clone());
         if peer.node == w.ctx.me.node {
