@@ -239,8 +239,9 @@ impl Ranges {
 fn wanted<R: Records>(w: &World<'_, R>, config: &Config) -> Option<Proposal> {
     let nodes = nodes_for(w, config);
     let replicas = w.ctx.settings.replicas;
-    // Who is silent is not gone: where two are missing, waiting is better than trusting one node.
-    if nodes.len() + 1 < replicas.min(w.members.count()) {
+    // Who is silent is not gone: where more are missing than a range can spare, waiting is better than
+    // trusting few nodes.
+    if nodes.len() + replicas / 2 < replicas.min(w.members.count()) {
         return None;
     }
     let next = |lo: Id, hi: Id, members: Vec<Peer>| {
