@@ -207,7 +207,7 @@ fn replies(cluster: &mut Cluster, tickets: Vec<Ticket>) -> Vec<Reply> {
 #[test]
 fn a_request_that_comes_twice_is_applied_once() {
     let mut cluster = Cluster::ring(5, settings(), 5);
-    cluster.network.duplication = 0.5;
+    cluster.network.usual.duplication = 0.5;
     let id = 1 << 65;
     let first = put(&key(0), 1, Condition::Always);
     let tickets: Vec<_> = (0..5).map(|m| operate(&mut cluster, m, id, first.clone())).collect();
