@@ -1,6 +1,6 @@
 //! Two neighbouring ranges with the same members become one: one proposal for the slots of both.
 
-use crate::scenario::Kind::{Create, Get, Put, Sweep};
+use crate::scenario::Kind::{Create, Sweep};
 use crate::scenario::Scenario;
 use crate::system::{LINEARIZABLE, NOT_STUCK, ONE_DECISION};
 use crate::{any, checked, is_large, new, old, print, rule_is_needed, search};
