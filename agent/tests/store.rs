@@ -182,6 +182,48 @@ fn what_a_newer_agent_or_chance_wrote_is_refused() {
 }
 
 #[test]
+fn a_directory_of_something_else_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("thesis.tex"), "precious").unwrap();
+    let error = refused(folder.path(), None);
+    assert!(matches!(&error, DirectoryError::Foreign { found, .. } if found == "thesis.tex"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing was added");
+    // What a mounted file system brings is not foreign.
+    let mounted = tempfile::tempdir().unwrap();
+    std::fs::create_dir(mounted.path().join("lost+found")).unwrap();
+    assert_eq!(open(mounted.path()).unwrap().0.boot(), 1);
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in files(from) {
+        let to = to.join(file.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(file, to).unwrap();
+    }
+}
+
+#[test]
+fn a_copy_is_refused_while_its_original_is_there_and_a_moved_directory_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let [original, copied, moved] = ["a", "b", "c"].map(|name| folder.path().join(name));
+    let running = open(&original).unwrap();
+    copy(&original, &copied);
+    let error = refused(&copied, None);
+    assert!(
+        matches!(&error, DirectoryError::Copy { original: o, .. } if o.ends_with("a")),
+        "{error}"
+    );
+    drop(running);
+    assert!(matches!(refused(&copied, None), DirectoryError::Copy { .. }));
+    // By another name it is the same.
+    std::os::unix::fs::symlink(&original, folder.path().join("link")).unwrap();
+    assert_eq!(open(&folder.path().join("link")).unwrap().0.boot(), 2);
+    std::fs::rename(&original, &moved).unwrap();
+    assert_eq!(open(&moved).unwrap().0.boot(), 3);
+    assert_eq!(open(&moved).unwrap().0.boot(), 4);
+}
+
+#[test]
 fn half_a_directory_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (store, identity) = (folder.path().join("store"), folder.path().join("identity"));
@@ -223,7 +265,7 @@ fn a_directory_of_the_first_format_is_taken_over() {
         disk.write_durably(&[Write::Record(Key::new("k"), record("v"))]).unwrap();
     }
     let identity = std::fs::read_to_string(&file).unwrap();
-    let (fields, _) = identity.split_once(",\"sum\"").unwrap();
+    let (fields, _) = identity.split_once(",\"place\"").unwrap();
     std::fs::write(&file, fields.replace("\"format\":2", "\"format\":1") + "}").unwrap();
     std::fs::remove_file(folder.path().join("mark")).unwrap();
     for boot in 2..4 {

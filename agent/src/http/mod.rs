@@ -12,6 +12,9 @@ mod body;
 mod dot;
 mod etag;
 mod events;
+#[cfg(test)]
+#[path = "../../tests/fuzz/http.rs"]
+mod fuzz;
 mod guard;
 mod key;
 mod kv;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DATA/lock       held while an agent runs, with its process number
-//! DATA/identity   position, incarnation, number of starts, their sum; replaced whole at each start
+//! DATA/identity   position, incarnation, number of starts, place, their sum; replaced whole at each start
 //! DATA/mark       how many commits of the store were on disk some seconds ago at least
 //! DATA/store/     the store, which names the same identity
 //! ```
@@ -12,6 +12,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,22 @@ pub enum DirectoryError {
         found: Id,
         /// The position asked for.
         wanted: Id,
+    },
+    /// It holds other things.
+    #[error("{path} is no data directory of sky-agent, and not empty: it holds {found}")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// One of the other things.
+        found: String,
+    },
+    /// It was copied, and the original is still there.
+    #[error("the data directory {path} is a copy of {original}, which is still there")]
+    Copy {
+        /// The directory.
+        path: PathBuf,
+        /// Where an agent was started with the same identity.
+        original: PathBuf,
     },
     /// It was written by a newer agent.
     #[error("the data directory {path} has format {found}; this agent knows up to {FORMAT}")]
@@ -106,6 +123,15 @@ impl DirectoryError {
             Self::OtherNode { found, .. } => {
                 format!("Leave --id out, say --id {found}, or give another --data.")
             }
+            Self::Foreign { .. } => {
+                "Give a directory of its own with --data; it is made if it does not exist."
+                    .to_owned()
+            }
+            Self::Copy { original, .. } => format!(
+                "Two agents with one identity would break the ring's promises. Start the agent in {original}, \
+                 or remove that one if it is not needed any more.",
+                original = original.display()
+            ),
             Self::NewerFormat { .. } => {
                 "Use the newer version of sky-agent that wrote it.".to_owned()
             }
@@ -125,6 +151,9 @@ struct Identity {
     incarnation: String,
     /// How often an agent was started here; 0 while the directory is being made.
     boots: u32,
+    /// Where the directory was at the last start, without links.
+    #[serde(default)]
+    place: String,
     /// The sum of the other fields: a number of starts that is too low would reuse ballots.
     #[serde(default)]
     sum: String,
@@ -132,8 +161,8 @@ struct Identity {
 
 impl Identity {
     fn sum(&self) -> String {
-        let Self { format, position, incarnation, boots, .. } = self;
-        let sum = Sha256::digest(format!("{format} {position} {incarnation} {boots}"));
+        let Self { format, position, incarnation, boots, place, .. } = self;
+        let sum = Sha256::digest(format!("{format} {position} {incarnation} {boots} {place}"));
         sum.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -161,6 +190,10 @@ impl Directory {
     ) -> Result<(Self, Disk), DirectoryError> {
         let io = |error| DirectoryError::Io { path: path.to_owned(), error };
         std::fs::create_dir_all(path).map_err(io)?;
+        let place = path.canonicalize().map_err(io)?.to_string_lossy().into_owned();
+        if let Some(found) = foreign(path).map_err(io)? {
+            return Err(DirectoryError::Foreign { path: path.into(), found });
+        }
         let lock = lock(path)?;
         let store = path.join("store");
         let has_store = store.try_exists().map_err(io)?;
@@ -176,6 +209,7 @@ impl Directory {
                     position: wanted.unwrap_or(default),
                     incarnation: format!("{:016x}", getrandom::u64().map_err(|e| io(e.into()))?),
                     boots: 0,
+                    place: place.clone(),
                     sum: String::new(),
                 };
                 write_identity(path, &identity).map_err(io)?;
@@ -185,6 +219,10 @@ impl Directory {
         if let Some(wanted) = wanted.filter(|wanted| *wanted != identity.position) {
             let found = identity.position;
             return Err(DirectoryError::OtherNode { path: path.into(), found, wanted });
+        }
+        if is_copy(&identity, path, &place) {
+            let original = identity.place.into();
+            return Err(DirectoryError::Copy { path: path.into(), original });
         }
         let damaged = |reason| DirectoryError::DamagedIdentity { path: path.into(), reason };
         let incarnation =
@@ -221,6 +259,7 @@ impl Directory {
             return Err(incomplete("its store was made for another identity"));
         }
         identity.format = FORMAT;
+        identity.place = place;
         identity.boots =
             identity.boots.checked_add(1).ok_or_else(|| damaged("too many starts".to_owned()))?;
         write_identity(path, &identity).map_err(io)?;
@@ -241,6 +280,38 @@ impl Directory {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Something in a directory that no agent was started on, and that an interrupted first start does not
+/// leave there.
+fn foreign(path: &Path) -> io::Result<Option<String>> {
+    if path.join("identity").try_exists()? {
+        return Ok(None);
+    }
+    for entry in std::fs::read_dir(path)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        // A file system that was mounted here brings `lost+found`.
+        if !["lock", "identity.new", "mark", "store", "lost+found"].contains(&&*name) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the directory that this identity was last used in is still there, and is another one. On
+/// other machines, and in other containers, that cannot be seen: there the two find out when they meet.
+fn is_copy(identity: &Identity, path: &Path, place: &str) -> bool {
+    let original = Path::new(&identity.place);
+    if identity.place == place || identity.place.is_empty() {
+        return false;
+    }
+    let inode = |folder: &Path| std::fs::metadata(folder).ok().map(|data| (data.dev(), data.ino()));
+    let is_same = inode(original) == inode(path);
+    let other = read_identity(original).ok().flatten();
+    !is_same
+        && other.is_some_and(|other| {
+            (other.position, other.incarnation) == (identity.position, identity.incarnation.clone())
+        })
 }
 
 fn lock(path: &Path) -> Result<File, DirectoryError> {

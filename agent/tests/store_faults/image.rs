@@ -28,12 +28,16 @@ impl Image {
             if path.is_dir() {
                 self.take(&path, &name);
             } else {
-                let mut bytes = std::fs::read(path).unwrap();
-                let content = bytes.len() - bytes.iter().rev().take_while(|b| **b == 0).count();
-                bytes.truncate(content + ZEROS_KEPT);
-                self.0.insert(name, bytes);
+                self.insert(name, std::fs::read(path).unwrap());
             }
         }
+    }
+
+    /// Adds a file.
+    pub(crate) fn insert(&mut self, name: PathBuf, mut bytes: Vec<u8>) {
+        let content = bytes.len() - bytes.iter().rev().take_while(|b| **b == 0).count();
+        bytes.truncate(content + ZEROS_KEPT);
+        self.0.insert(name, bytes);
     }
 
     /// Writes the directory down.

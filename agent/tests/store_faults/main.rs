@@ -4,7 +4,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bench;
 mod cut;
 mod flip;
 mod history;
 mod image;
+#[path = "../support/need.rs"]
+mod need;
+mod power;

@@ -1,6 +1,9 @@
 //! The inventory: what the user wants. Parsed strictly, and checked as a whole before anything is done.
 
 mod check;
+#[cfg(test)]
+#[path = "../../tests/fuzz/inventory.rs"]
+mod fuzz;
 mod openstack;
 
 use std::path::{Path, PathBuf};
