@@ -157,6 +157,8 @@ pub enum Body {
         through: Id,
         /// The most keys wanted.
         limit: u32,
+        /// Whether fingerprints are wanted too: all values have to be read through for them.
+        with_digest: bool,
     },
     /// The answer to [`Body::Scan`].
     Scanned {
@@ -334,8 +336,8 @@ pub struct ScanEntry {
     pub live: bool,
     /// The size of the value in bytes.
     pub size: u32,
-    /// A fingerprint of the key with what was accepted and when.
-    pub digest: u64,
+    /// A fingerprint of the key with what was accepted and when, if it was asked for.
+    pub digest: Option<u64>,
 }
 
 /// Why a question is not answered. A refusal is never "I have nothing".

@@ -34,8 +34,8 @@ impl Ranges {
                 self.accept(w, at, &key, ballot, register, next)
             }
             Body::Read { at, key, with_value } => self.read(w, at, &key, with_value),
-            Body::Scan { at, after, through, limit } => {
-                self.scan(w, at, after.as_ref(), through, limit)
+            Body::Scan { at, after, through, limit, with_digest } => {
+                self.scan(w, at, after.as_ref(), through, limit, with_digest)
             }
             Body::Tombstones { at, keys } => self.tombstones_held(w, at, &keys),
             Body::Collect { at, keys } => self.drop_tombstones(w, at, &keys),
@@ -129,6 +129,7 @@ impl Ranges {
         after: Option<&Cursor>,
         through: Id,
         limit: u32,
+        with_digest: bool,
     ) -> Answered {
         let adopted = self.duty(&w.ctx.me.node, at, at.hi)?.seq;
         let limit = (limit as usize).clamp(1, SCAN_LIMIT);
@@ -138,7 +139,7 @@ impl Ranges {
         let entries = page
             .into_iter()
             .map(|(key, Seen { record, .. })| ScanEntry {
-                digest: fingerprint(&key, &record),
+                digest: with_digest.then(|| fingerprint(&key, &record)),
                 key,
                 accepted: record.accepted,
                 live: record.is_live(),

@@ -170,7 +170,7 @@ impl Ranges {
             Place::Keys(prefix, after) => {
                 let (first, through) = arc(prefix);
                 let after = after.clone().map(Cursor::AfterKey).or_else(|| before(first));
-                Body::Scan { at, after, through, limit: PAGE }
+                Body::Scan { at, after, through, limit: PAGE, with_digest: true }
             }
         };
         let purpose = RangeCall::Compare(comparison.id, CompareStep::Look(number));

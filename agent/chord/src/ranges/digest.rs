@@ -36,8 +36,11 @@ impl Default for Digests {
 impl Digests {
     /// A record was replaced.
     pub(super) fn replace(&mut self, key: &Key, old: &Record, new: &Record) {
-        let bytes = key.hash();
-        let sum = &mut self.0[leaf_of(bytes)];
+        if old.accepted == new.accepted {
+            // Only the promise is another one.
+            return;
+        }
+        let sum = &mut self.0[leaf_of(key.hash())];
         *sum = sum.wrapping_sub(fingerprint(key, old)).wrapping_add(fingerprint(key, new));
     }
 }

@@ -86,6 +86,7 @@ impl Ranges {
             after: listing.after.clone(),
             through: listing.through,
             limit: listing.limit.max(PAGE),
+            with_digest: false,
         };
         let timeout = w.members.rto(&peer.node) * 2;
         w.ctx.call(&w.members.current(peer), question, RangeCall::Listing(id).into(), timeout);

@@ -84,7 +84,8 @@ impl Ranges {
     fn ask_pass_page<R: Records>(&mut self, w: &mut World<'_, R>, hi: Id, peer: &Peer) {
         let Some(pass) = self.passes.under_way.get(&hi) else { return };
         let Some((after, through)) = pass.stretches.front().cloned() else { return };
-        let question = Body::Scan { at: pass.config.tag(), after, through, limit: PAGE };
+        let at = pass.config.tag();
+        let question = Body::Scan { at, after, through, limit: PAGE, with_digest: false };
         let timeout = w.members.rto(&peer.node) * 2;
         w.ctx.call(
             &w.members.current(peer),
