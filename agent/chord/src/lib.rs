@@ -53,7 +53,7 @@ pub use node::{Node, Start, StartError};
 pub use record::{Done, Effect, Key, REQUEST_IDS_KEPT, Record, Register, RequestId, Value};
 pub use request::{
     Answer, Condition, Consistency, Cursor, Failure, Hop, ListedKey, LocalKey, Operation, Reply,
-    Request, RingId, Trace,
+    Request, RingId, Trace, segments,
 };
 pub use settings::Settings;
 pub use time::Time;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use sha1::{Digest, Sha1};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::Id;
 use crate::config::Ballot;
@@ -24,6 +24,11 @@ impl Key {
     /// The key of this name; its point is the SHA-1 of the name.
     pub fn new(name: &str) -> Self {
         Self { hash: Id::hash(name.as_bytes()), name: name.into() }
+    }
+
+    /// Before all keys of the next point, in the order of storage.
+    pub(crate) fn first_after(point: Id) -> Self {
+        Self { hash: point.plus(Id::small(1)), name: "".into() }
     }
 
     /// The point of the circle.
@@ -66,12 +71,7 @@ pub struct Value {
 impl Value {
     /// A short digest of media type and bytes, to compare copies by.
     pub fn digest(&self) -> u64 {
-        let mut sha1 = Sha1::new();
-        // The length keeps the two parts apart.
-        sha1.update((self.content_type.len() as u64).to_be_bytes());
-        sha1.update(self.content_type.as_bytes());
-        sha1.update(&self.bytes);
-        sha1.finalize().iter().take(8).fold(0, |digest, byte| digest << 8 | u64::from(*byte))
+        xxh3_64_with_seed(&self.bytes, xxh3_64(self.content_type.as_bytes()))
     }
 }
 

@@ -55,6 +55,17 @@ pub enum Cursor {
     AfterPoint(Id),
 }
 
+/// The range (lo, hi] as one or two stretches of the list of all keys.
+pub fn segments(lo: Id, hi: Id) -> Vec<(Option<Cursor>, Id)> {
+    if lo < hi {
+        vec![(Some(Cursor::AfterPoint(lo)), hi)]
+    } else if lo == Id::MAX {
+        vec![(None, hi)]
+    } else {
+        vec![(Some(Cursor::AfterPoint(lo)), Id::MAX), (None, hi)]
+    }
+}
+
 impl Operation {
     /// The point of the circle that the operation is about.
     pub fn point(&self) -> Id {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! An identity whose store is gone would forget its promises, and a store without its identity could
-//! reuse ballots: either alone is refused. Format 1 had neither sum nor mark; it is taken over.
+//! reuse ballots: either alone is refused.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};

@@ -34,12 +34,7 @@ pub(super) struct Member {
 impl Range {
     /// The range as one or two stretches of the list of keys: after a place, up to a point.
     pub(super) fn segments(&self) -> Vec<(Option<Cursor>, Id)> {
-        let first = |through| (Some(Cursor::AfterPoint(self.lo)), through);
-        match self.lo < self.hi {
-            true => vec![first(self.hi)],
-            false if self.lo == Id::MAX => vec![(None, self.hi)],
-            false => vec![first(Id::MAX), (None, self.hi)],
-        }
+        sky_chord::segments(self.lo, self.hi)
     }
 }
 

@@ -28,10 +28,7 @@ impl Ranges {
             .collect();
         let me = w.ctx.me.node;
         for peer in everyone.into_values().filter(|peer| peer.node != me) {
-            let to = w.members.current(&peer);
-            let timeout = w.members.rto(&peer.node);
-            let decided = Body::Decided { configs: configs.to_vec() };
-            w.ctx.call(&to, decided, RangeCall::Adopt.into(), timeout);
+            w.ask(&peer, Body::Decided { configs: configs.to_vec() }, RangeCall::Adopt);
         }
     }
 
@@ -43,9 +40,8 @@ impl Ranges {
         configs: Vec<Config>,
     ) {
         let known = configs.iter().flat_map(Config::everyone).find(|peer| peer.node == node);
-        if let Some(to) = known.map(|peer| w.members.current(peer)) {
-            let timeout = w.members.rto(&node);
-            w.ctx.call(&to, Body::Decided { configs }, RangeCall::Adopt.into(), timeout);
+        if let Some(peer) = known.cloned() {
+            w.ask(&peer, Body::Decided { configs }, RangeCall::Adopt);
         }
     }
 
@@ -104,9 +100,7 @@ impl Ranges {
         }
         self.forget_absorbed(w, config);
         self.changes.abort(config.hi);
-        self.passes.abort(config.hi);
-        self.comparisons.abort(config.hi);
-        self.collections.abort(config.hi);
+        self.abort_work(config.hi);
         if !keeps_members || old_lo != Some(config.lo) {
             self.leading.remove(&config.hi);
         }
@@ -141,11 +135,8 @@ impl Ranges {
             .collect();
         for hi in absorbed {
             self.known.remove(&hi);
-            self.leading.remove(&hi);
             self.changes.abort(hi);
-            self.passes.abort(hi);
-            self.comparisons.abort(hi);
-            self.collections.forget(hi);
+            self.stop_leading(hi);
             w.ctx.forget_meta(format!("range/{hi}"));
         }
     }

@@ -173,9 +173,7 @@ impl Ranges {
                 Body::Scan { at, after, through, limit: PAGE, with_digest: true }
             }
         };
-        let purpose = RangeCall::Compare(comparison.id, CompareStep::Look(number));
-        let timeout = w.members.rto(&peer.node) * 2;
-        w.ctx.call(&w.members.current(peer), question, purpose.into(), timeout);
+        w.ask_slowly(peer, question, RangeCall::Compare(comparison.id, CompareStep::Look(number)));
     }
 
     /// An answer to a comparison, or none in time.
@@ -285,9 +283,8 @@ impl Ranges {
         let Some(holder) = holder else { return self.accept_anew(w, hi, key) };
         let question =
             Body::Read { at: comparison.config.tag(), key: key.clone(), with_value: true };
-        let purpose = RangeCall::Compare(comparison.id, CompareStep::Fetch(key));
-        let timeout = w.members.rto(&holder.node) * 2;
-        w.ctx.call(&w.members.current(&holder), question, purpose.into(), timeout);
+        let step = CompareStep::Fetch(key);
+        w.ask_slowly(&holder, question, RangeCall::Compare(comparison.id, step));
     }
 
     /// A holder gave its record: the members that lack it are asked to accept it.
@@ -311,9 +308,7 @@ impl Ranges {
         for peer in copying.lacking.clone() {
             let (key, register) = (key.clone(), register.clone());
             let question = Body::Accept { at, key: key.clone(), ballot, register, next: None };
-            let purpose = RangeCall::Compare(id, CompareStep::Copy(key));
-            let timeout = w.members.rto(&peer.node) * 2;
-            w.ctx.call(&w.members.current(&peer), question, purpose.into(), timeout);
+            w.ask_slowly(&peer, question, RangeCall::Compare(id, CompareStep::Copy(key)));
         }
     }
 

@@ -8,13 +8,13 @@
 
 use std::collections::BTreeMap;
 
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::stored::Stored;
 use crate::Id;
 use crate::config::{Ballot, Config};
 use crate::event::{Records, StoreError};
-use crate::record::{Key, Record};
+use crate::record::{Key, Record, Value};
 use crate::request::Cursor;
 
 /// Arcs whose sums are in memory: one for each value of the first two bytes of a point.
@@ -53,15 +53,14 @@ pub(super) fn fingerprint(key: &Key, record: &Record) -> u64 {
     }
     let register = &record.register;
     let value = register.value.as_ref();
-    let content = value
-        .map_or(0, |value| xxh3_64_with_seed(&value.bytes, xxh3_64(value.content_type.as_bytes())));
+    let content = value.map_or(0, Value::digest);
     let rest = (
         key.hash(),
         record.accepted,
         register.version,
         value.is_some(),
         &register.done,
-        &register.forgotten,
+        register.forgotten,
     );
     xxh3_64_with_seed(&postcard::to_stdvec(&rest).unwrap_or_default(), content).max(1)
 }

@@ -88,8 +88,7 @@ impl Ranges {
             limit: listing.limit.max(PAGE),
             with_digest: false,
         };
-        let timeout = w.members.rto(&peer.node) * 2;
-        w.ctx.call(&w.members.current(peer), question, RangeCall::Listing(id).into(), timeout);
+        w.ask_slowly(peer, question, RangeCall::Listing(id));
     }
 
     /// A member's page, or none in time.

@@ -65,6 +65,20 @@ pub(crate) struct World<'a, R> {
     pub(crate) members: &'a Membership,
 }
 
+impl<R> World<'_, R> {
+    /// Asks a node something that it answers from memory.
+    fn ask(&mut self, peer: &Peer, question: Body, call: RangeCall) {
+        let timeout = self.members.rto(&peer.node);
+        self.ctx.call(&self.members.current(peer), question, call.into(), timeout);
+    }
+
+    /// Asks a node something for which it has to read many records, or is not in a hurry.
+    fn ask_slowly(&mut self, peer: &Peer, question: Body, call: RangeCall) {
+        let timeout = self.members.rto(&peer.node) * 2;
+        self.ctx.call(&self.members.current(peer), question, call.into(), timeout);
+    }
+}
+
 /// A configuration that this node adopted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
@@ -226,6 +240,20 @@ impl Ranges {
         }
         let has_duty = known.config.has_member(me) || known.config.has_prev(me);
         if has_duty && !known.released { Ok(known) } else { Err(Refusal::NotMember) }
+    }
+
+    /// Ends what this node does for the members of a range. What was done stays.
+    fn abort_work(&mut self, hi: Id) {
+        self.passes.abort(hi);
+        self.comparisons.abort(hi);
+        self.collections.abort(hi);
+    }
+
+    /// Leads a range no longer, and forgets what only its leader knows.
+    fn stop_leading(&mut self, hi: Id) {
+        self.leading.remove(&hi);
+        self.abort_work(hi);
+        self.collections.forget(hi);
     }
 
     /// Sets a wake-up.

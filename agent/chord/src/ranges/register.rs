@@ -206,10 +206,8 @@ impl Ranges {
                 },
                 Stage::Waiting => return,
             };
-            let purpose = RangeCall::Round(id, round.phase).into();
-            let timeout = w.members.rto(&peer.node);
-            let to = w.members.current(&peer);
-            w.ctx.call(&to, question, purpose, timeout);
+            let call = RangeCall::Round(id, round.phase);
+            w.ask(&peer, question, call);
         }
     }
 

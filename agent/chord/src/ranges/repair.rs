@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use super::plan::{can_go_on, is_kept_apart, merged, wanted};
 use super::{RangeCall, Ranges, World, owner_first};
-use crate::Id;
 use crate::config::{Config, NodeId, Peer, Proposal, RangeTag};
 use crate::event::{Notice, Records};
 use crate::message::{Body, MemberStatus, Refusal};
 use crate::record::Record;
-use crate::request::Cursor;
+use crate::request::segments;
 use crate::time::Time;
 use crate::timer::Timer;
 
@@ -102,10 +101,7 @@ impl Ranges {
             if config.has_member(&me) && self.leads(w, &config) {
                 self.lead(w, &config);
             } else {
-                self.leading.remove(&hi);
-                self.passes.abort(hi);
-                self.comparisons.abort(hi);
-                self.collections.forget(hi);
+                self.stop_leading(hi);
             }
             self.inquire(w, &config);
         }
@@ -148,8 +144,7 @@ impl Ranges {
         } else if self.knows_members_from.is_some_and(|from| now < from) {
             w.ctx.timers.set_earlier(Timer::Reconcile, now + RECONCILE_EVERY);
         } else if let Some(proposal) = wanted(w, config).filter(|next| can_go_on(w, next)) {
-            self.comparisons.abort(hi);
-            self.collections.abort(hi);
+            self.abort_work(hi);
             self.change_members(w, config, proposal);
         } else if can_compare {
             self.start_compare(w, config);
@@ -177,9 +172,7 @@ impl Ranges {
         }
         for peer in unready {
             let question = Body::Clear { config: config.clone() };
-            let purpose = RangeCall::Clear(config.tag());
-            let timeout = w.members.rto(&peer.node);
-            w.ctx.call(&w.members.current(peer), question, purpose.into(), timeout);
+            w.ask(peer, question, RangeCall::Clear(config.tag()));
         }
     }
 
@@ -240,14 +233,9 @@ impl Ranges {
             .filter(|peer| peer.node != me && !w.members.is_suspect(&peer.node))
             .collect();
         if let Some(peer) = others.get(w.ctx.rng.below(others.len())) {
-            let to = w.members.current(peer);
-            let timeout = w.members.rto(&peer.node);
-            w.ctx.call(
-                &to,
-                Body::GetConfig { point: config.hi },
-                RangeCall::Config(config.hi).into(),
-                timeout,
-            );
+            let peer = (*peer).clone();
+            let question = Body::GetConfig { point: config.hi };
+            w.ask(&peer, question, RangeCall::Config(config.hi));
         }
     }
 
@@ -330,16 +318,5 @@ impl Ranges {
             w.ctx.notify(Notice::Drained);
         }
         self.drained = is_leaving && !has_duty;
-    }
-}
-
-/// The range (lo, hi] as one or two stretches of the list of all keys.
-pub(super) fn segments(lo: Id, hi: Id) -> Vec<(Option<Cursor>, Id)> {
-    if lo < hi {
-        vec![(Some(Cursor::AfterPoint(lo)), hi)]
-    } else if lo == Id::MAX {
-        vec![(None, hi)]
-    } else {
-        vec![(Some(Cursor::AfterPoint(lo)), Id::MAX), (None, hi)]
     }
 }

@@ -128,8 +128,7 @@ impl Ranges {
         } else {
             Body::SlotPrepare { at, ballot }
         };
-        let timeout = w.members.rto(&peer.node);
-        w.ctx.call(&w.members.current(peer), question, RangeCall::Change(id).into(), timeout);
+        w.ask(peer, question, RangeCall::Change(id));
     }
 
     /// A member's answer about a slot, or none in time.

@@ -2,14 +2,15 @@
 //! handed out to be written and is not known to be there yet.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
-use super::digest::Digests;
+use super::digest::{Digests, before};
 use crate::Id;
 use crate::config::Config;
 use crate::context::Context;
 use crate::event::{Records, StoreError, Write};
 use crate::record::{Key, Record};
-use crate::request::Cursor;
+use crate::request::{Cursor, segments};
 
 /// Keys are counted in this many arcs of equal length.
 const BUCKETS: usize = 4096;
@@ -77,10 +78,15 @@ impl Stored {
 
     /// The deleted keys of a range, in the order of points.
     pub(super) fn tombstones_in(&self, config: &Config) -> impl Iterator<Item = &Key> {
-        let from_lo = self.tombstones.iter().skip_while(|key| key.hash() <= config.lo);
-        let wrapped = config.lo >= config.hi;
-        let rest = self.tombstones.iter().take_while(move |key| wrapped && key.hash() <= config.hi);
-        from_lo.take_while(move |key| wrapped || key.hash() <= config.hi).chain(rest)
+        segments(config.lo, config.hi).into_iter().flat_map(|(after, through)| {
+            let start = match after {
+                None => Bound::Unbounded,
+                Some(Cursor::AfterPoint(point)) => Bound::Included(Key::first_after(point)),
+                Some(Cursor::AfterKey(key)) => Bound::Excluded(key),
+            };
+            let from_there = self.tombstones.range((start, Bound::Unbounded));
+            from_there.take_while(move |key| key.hash() <= through)
+        })
     }
 
     /// At most `limit` records after a place and up to a point, and whether there are no more.
@@ -166,8 +172,7 @@ impl Stored {
         let mut start = [0; 20];
         start[0] = (bucket >> 4) as u8;
         start[1] = ((bucket & 0xf) << 4) as u8;
-        let start = Id::from_bytes(start);
-        let after = (start != Id::MIN).then(|| Cursor::AfterPoint(start.plus(Id::MAX)));
+        let after = before(Id::from_bytes(start));
         let held = self.live[bucket] as usize;
         let part = self.scan(records, after.as_ref(), point, held.saturating_mul(4).max(PAGE));
         whole

@@ -125,13 +125,7 @@ impl Ranges {
         let at = collection.config.tag();
         let question = Body::Tombstones { at, keys: collection.asked.clone() };
         let step = CollectStep::Ask(collection.todo.len());
-        let timeout = w.members.rto(&peer.node) * 2;
-        w.ctx.call(
-            &w.members.current(peer),
-            question,
-            RangeCall::Collect(at, step).into(),
-            timeout,
-        );
+        w.ask_slowly(peer, question, RangeCall::Collect(at, step));
     }
 
     /// Tells the members that have not confirmed it yet what to drop: only in the epoch made for it, and with
@@ -156,9 +150,7 @@ impl Ranges {
             let peer = config.members.iter().find(|peer| peer.node == *node);
             if let Some(peer) = peer.filter(|peer| !w.members.is_suspect(&peer.node)) {
                 let question = Body::Collect { at, keys: dropping.parts[*part].clone() };
-                let purpose = RangeCall::Collect(at, CollectStep::Drop(*part));
-                let timeout = w.members.rto(node) * 2;
-                w.ctx.call(&w.members.current(peer), question, purpose.into(), timeout);
+                w.ask_slowly(peer, question, RangeCall::Collect(at, CollectStep::Drop(*part)));
             }
         }
     }

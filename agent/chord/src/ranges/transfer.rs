@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::listing::merge_pages;
-use super::repair::segments;
 use super::round::{Job, Origin, Task};
 use super::{Ranges, World};
 use crate::Id;
@@ -15,7 +14,7 @@ use crate::config::{Ballot, Config, NodeId, Peer};
 use crate::event::{Notice, Records};
 use crate::message::{Body, Refusal, ScanEntry};
 use crate::record::Key;
-use crate::request::Cursor;
+use crate::request::{Cursor, segments};
 use crate::timer::Timer;
 
 struct Pass {
@@ -86,13 +85,7 @@ impl Ranges {
         let Some((after, through)) = pass.stretches.front().cloned() else { return };
         let at = pass.config.tag();
         let question = Body::Scan { at, after, through, limit: PAGE, with_digest: false };
-        let timeout = w.members.rto(&peer.node) * 2;
-        w.ctx.call(
-            &w.members.current(peer),
-            question,
-            RangeCall::Pass(pass.id, pass.page).into(),
-            timeout,
-        );
+        w.ask_slowly(peer, question, RangeCall::Pass(pass.id, pass.page));
     }
 
     /// A source's page, or none in time.
