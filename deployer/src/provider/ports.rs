@@ -1,24 +1,44 @@
 //! Who listens on a port of this machine, so that an error can name it.
 
+use std::io::ErrorKind;
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Problem, Result};
 use crate::node::{LOOPBACK, NodeSpec};
+
+/// How long a killed process may take to let go of its port.
+const ENDS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Whether the ports of nodes that are to be made are free, all problems at once.
 pub fn are_free<'a>(nodes: impl IntoIterator<Item = &'a NodeSpec>) -> Result<()> {
     let mut problems = Vec::new();
     for node in nodes {
-        // Bound and let go at once: nothing was connected, so the port is free again.
-        if let Err(error) = TcpListener::bind((LOOPBACK, node.port)) {
+        if let Some(cause) = taken(node.port) {
             let mut problem = Problem::new(format!("{} cannot have port {}", node.name, node.port));
-            problem.causes.push(holder(node.port).unwrap_or_else(|| error.to_string()));
+            problem.causes.push(cause);
             problem.hint =
                 Some("end that program, or set another first port at `agent.port`".to_owned());
             problems.push(problem);
         }
     }
     Error::of(problems).map_or(Ok(()), Err)
+}
+
+/// Why a port cannot be had; none if it is free. A port that is taken by no process in sight belongs to one
+/// that was killed and has not quite ended.
+fn taken(port: u16) -> Option<String> {
+    let asked = Instant::now();
+    loop {
+        // Bound and let go at once: nothing was connected, so the port is free again.
+        let error = TcpListener::bind((LOOPBACK, port)).err()?;
+        let holder = holder(port);
+        let may_be_ending = error.kind() == ErrorKind::AddrInUse && asked.elapsed() < ENDS_WITHIN;
+        if holder.is_some() || !may_be_ending {
+            return Some(holder.unwrap_or_else(|| error.to_string()));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The process that listens on a port, as a sentence.
