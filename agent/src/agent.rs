@@ -63,6 +63,8 @@ async fn live(settings: Settings) -> Result<(), Failure> {
         boot: directory.boot(),
         settings: sky_chord::Settings {
             repair_after: settings.repair_after,
+            replicas: settings.replicas,
+            tie_breaker: settings.tie_breaker,
             ..sky_chord::Settings::default()
         },
         meta: store.meta().map_err(|error| unreadable(&error))?,

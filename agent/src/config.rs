@@ -42,6 +42,10 @@ pub struct Settings {
     pub disk_reserve: u64,
     /// How long a dead member may come back with its disk before it is replaced.
     pub repair_after: Duration,
+    /// How many nodes hold each key.
+    pub replicas: usize,
+    /// The position of the node that goes on alone when a ring of two has lost the other one.
+    pub tie_breaker: Option<Id>,
 }
 
 /// Something that must not be shown.

@@ -120,6 +120,13 @@ pub struct Options {
     /// How long a dead member may come back with its disk before it is replaced [default: 10]
     #[arg(long, value_name = "SECONDS", env = "SKY_REPAIR_AFTER")]
     repair_after: Option<u64>,
+    /// How many nodes hold each key, the same for all agents of a ring: 1, 3, 5 or 7 [default: 3]
+    #[arg(long, value_name = "NUMBER", env = "SKY_REPLICAS")]
+    replicas: Option<usize>,
+    /// Position of the node that goes on alone when a ring of two has lost the other one, the same for both
+    /// [default: none: both refuse]
+    #[arg(long, value_name = "ID", env = "SKY_TIE_BREAKER")]
+    tie_breaker: Option<Id>,
 }
 
 /// A setting that cannot be used.
@@ -190,6 +197,8 @@ impl Options {
             max_value_bytes: self.max_value_bytes.or(other.max_value_bytes),
             disk_reserve: self.disk_reserve.or(other.disk_reserve),
             repair_after: self.repair_after.or(other.repair_after),
+            replicas: self.replicas.or(other.replicas),
+            tie_breaker: self.tie_breaker.or(other.tie_breaker),
         }
     }
 
@@ -236,6 +245,13 @@ impl Options {
                 format!("Set --max-value-bytes to {LARGEST_VALUE} at most."),
             ));
         }
+        let replicas = self.replicas.unwrap_or(3);
+        if ![1, 3, 5, 7].contains(&replicas) {
+            return Err(invalid(
+                format!("a key cannot be on {replicas} nodes"),
+                "Set --replicas to 1, 3, 5 or 7, the same for all agents of the ring.",
+            ));
+        }
         let data = match self.data {
             Some(data) => data,
             None => state_home(&variable)?.join("sky").join(format!("local-{port}")),
@@ -263,6 +279,8 @@ impl Options {
             max_value_bytes,
             disk_reserve: self.disk_reserve.unwrap_or(64 << 20),
             repair_after: Duration::from_secs(self.repair_after.unwrap_or(10)),
+            replicas,
+            tie_breaker: self.tie_breaker,
         })
     }
 }
@@ -353,9 +371,15 @@ mod tests {
 
     #[test]
     fn settings_that_cannot_work_are_refused() {
-        for line in
-            ["--ip 0.0.0.0", "-p 0", "-d example", "-d :1", "-d 0", "--max-value-bytes 99999999"]
-        {
+        for line in [
+            "--ip 0.0.0.0",
+            "-p 0",
+            "-d example",
+            "-d :1",
+            "-d 0",
+            "--max-value-bytes 99999999",
+            "--replicas 2",
+        ] {
             let error = settings(flags(&format!("sky-agent {line}"))).unwrap_err();
             assert!(!error.hint.is_empty(), "{line}: {error}");
         }

@@ -82,6 +82,17 @@ pub struct RestoreArgs {
     pub incomplete: bool,
 }
 
+/// A repair of what is stuck.
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    /// Its ring.
+    #[command(flatten)]
+    pub target: Target,
+    /// Do it, although writes may be lost; without this only tell
+    #[arg(long)]
+    pub accept_loss: bool,
+}
+
 /// A comparison of all copies.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -181,6 +192,16 @@ pub enum Command {
         #[arg(long)]
         keep_data: bool,
     },
+    /// Let ranges go on whose majority of members is gone for good, with what the survivors hold
+    ///
+    /// Tells every range that is stuck: its members, who answers, who is gone and since when, and what may
+    /// be lost. With --accept-loss, and after the name of the ring was typed, the survivors go on without
+    /// the others; what was done is noted in repairs.jsonl in the ring's folder and in the agents' logs.
+    ///
+    /// Refuses while a majority answers, and while a node that is gone has its data still: started again,
+    /// it brings back what it holds. A node that is given up must never come back: remove its data first.
+    #[command(verbatim_doc_comment)]
+    Repair(RepairArgs),
     /// Compare all copies of all keys, while the ring is used
     ///
     /// Every member of every range is asked what it holds itself. Tells keys that a member lacks, holds in

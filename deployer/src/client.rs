@@ -6,8 +6,8 @@ use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
-use sky_api::{InitRequest, KeyList, LocalKeys, Problem, path};
-use sky_chord::View;
+use sky_api::{ForceRequest, InitRequest, KeyList, LocalKeys, Problem, path};
+use sky_chord::{Config, View};
 
 use crate::error::{During, Error, Result};
 
@@ -78,6 +78,11 @@ impl Client {
     /// Asks an agent to hand over its data and leave the ring. It goes on after the answer.
     pub async fn leave(&self, agent: &str) -> Result<()> {
         send(self.admin(agent, path::LEAVE), agent).await.map(drop)
+    }
+
+    /// Lets the survivors of a range go on; the agent is one of them.
+    pub async fn force(&self, agent: &str, request: &ForceRequest) -> Result<Config> {
+        json(self.admin(agent, path::FORCE).json(request), agent).await
     }
 
     /// All keys that an agent holds itself, in order of their points.

@@ -63,6 +63,8 @@ impl Deployment {
             provider: self.provider.kind(),
             ring_id: crate::state::random_hex(16)?,
             founded: false,
+            replicas: self.inventory.ring.replicas,
+            tie_breaker: self.inventory.ring.tie_breaker.clone(),
         };
         self.folder.write_record(&record)?;
         Ok(record)
@@ -104,7 +106,9 @@ impl Deployment {
 
     /// Starts a node, knowing all the others.
     pub async fn start(&self, node: &NodeSpec, all: &[NodeSpec]) -> Result<()> {
-        self.provider.start(&plan::launch(node, all, self.provider.kind())).await
+        self.provider
+            .start(&plan::launch(node, all, &self.inventory.ring, self.provider.kind()))
+            .await
     }
 
     /// How the ring is.

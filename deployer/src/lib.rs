@@ -22,6 +22,7 @@ pub mod drain;
 pub mod error;
 pub mod inventory;
 pub mod live;
+mod loss;
 pub mod node;
 pub mod observe;
 pub mod outlook;

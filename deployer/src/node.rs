@@ -56,6 +56,10 @@ pub struct Launch {
     /// Whether clients must bring the deployment's token, because others than this machine's users can
     /// reach the agent.
     pub require_token: bool,
+    /// How many nodes hold each key.
+    pub replicas: usize,
+    /// The position of the node that goes on alone when a ring of two has lost the other one.
+    pub tie_breaker: Option<Id>,
 }
 
 impl Launch {
@@ -80,9 +84,13 @@ impl Launch {
             ("--data", data.to_owned()),
             ("--log-format", log.to_owned()),
             ("--repair-after", repair_after.to_string()),
+            ("--replicas", self.replicas.to_string()),
             ("--max-value-bytes", agent.max_value_bytes.to_string()),
         ] {
             arguments.extend([flag.to_owned(), value]);
+        }
+        if let Some(position) = self.tie_breaker {
+            arguments.extend(["--tie-breaker".to_owned(), position.to_string()]);
         }
         if self.require_token {
             arguments.push("--require-token".to_owned());

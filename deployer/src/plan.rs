@@ -7,7 +7,7 @@ use serde::Serialize;
 use sky_chord::Id;
 
 use crate::error::{Error, Problem, Result};
-use crate::inventory::{Inventory, NodeEntry, Nodes, ProviderKind, node_name};
+use crate::inventory::{Inventory, NodeEntry, Nodes, ProviderKind, Ring, node_name};
 use crate::node::{LOOPBACK, Launch, NodeSpec};
 use crate::observe::{NodeState, Sighting};
 use crate::outlook::{Outlook, Quota, Resource};
@@ -150,6 +150,15 @@ pub fn plan(
             ));
         }
     }
+    if let Some(name) = inventory.ring.tie_breaker.as_ref().filter(|name| !is_wanted(name)) {
+        let names: Vec<&str> = wanted.iter().map(|node| node.name.as_str()).collect();
+        return Err(Error::new(format!("`ring.tie_breaker` is {name}, which is not a node"))
+            .hint(format!("the nodes are {}", names.join(", "))));
+    }
+    if inventory.ring.tie_breaker.is_some() && wanted.len() != 2 {
+        warnings
+            .push("`ring.tie_breaker` has no effect: the ring is not one of two nodes".to_owned());
+    }
     if wanted.len() < inventory.ring.replicas {
         warnings.push(format!(
             "with {} of {} nodes a key has fewer copies, and the ring survives less",
@@ -174,10 +183,17 @@ pub fn plan(
 }
 
 /// What `node` is started with: it knows all the others.
-pub fn launch(node: &NodeSpec, all: &[NodeSpec], provider: ProviderKind) -> Launch {
+pub fn launch(node: &NodeSpec, all: &[NodeSpec], ring: &Ring, provider: ProviderKind) -> Launch {
     let others = all.iter().filter(|other| other.name != node.name);
     let join = others.map(NodeSpec::address).collect();
-    Launch { node: node.clone(), join, require_token: !provider.is_local() }
+    let is_it = |node: &&NodeSpec| Some(&node.name) == ring.tie_breaker.as_ref();
+    Launch {
+        node: node.clone(),
+        join,
+        require_token: !provider.is_local(),
+        replicas: ring.replicas,
+        tie_breaker: all.iter().find(is_it).map(|node| node.id),
+    }
 }
 
 /// The nodes the inventory wants, each with a name, a position and a port. Those that exist keep

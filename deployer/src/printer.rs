@@ -132,6 +132,17 @@ impl Printer {
         Some(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 
+    /// Asks for a text on the terminal; none if there is nobody to ask.
+    pub fn ask_text(&self, question: impl Display) -> Option<String> {
+        if !self.terminal || !std::io::stdin().is_terminal() {
+            return None;
+        }
+        let _ = write!(std::io::stderr().lock(), "{question}: ");
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer).ok()?;
+        Some(answer.trim().to_owned())
+    }
+
     fn paint(&self, text: &str, color: &str) -> String {
         if self.color { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
     }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{During, Error, Result};
-use crate::inventory::ProviderKind;
+use crate::error::{During, Error, Problem, Result};
+use crate::inventory::{ProviderKind, Ring};
 
 /// The folder of one ring.
 #[derive(Debug, Clone)]
@@ -29,6 +29,41 @@ pub struct RingRecord {
     pub ring_id: String,
     /// Whether an agent has confirmed to have founded the ring.
     pub founded: bool,
+    /// How many nodes hold each key.
+    #[serde(default = "three")]
+    pub replicas: usize,
+    /// The node that goes on alone when a ring of two has lost the other one.
+    #[serde(default)]
+    pub tie_breaker: Option<String>,
+}
+
+/// The replicas of rings whose record says nothing of them.
+const fn three() -> usize {
+    3
+}
+
+impl RingRecord {
+    /// Whether the ring was made with what the inventory says now: its agents keep it.
+    pub fn agrees_with(&self, ring: &Ring) -> Result<()> {
+        let shown = |name: &Option<String>| name.clone().unwrap_or_else(|| "none".to_owned());
+        let settings = [
+            ("replicas", self.replicas.to_string(), ring.replicas.to_string()),
+            ("tie_breaker", shown(&self.tie_breaker), shown(&ring.tie_breaker)),
+        ];
+        let changed = settings.into_iter().filter(|(_, made, wanted)| made != wanted);
+        let problems = changed.map(|(name, made, wanted)| {
+            let (ring, what) = (&ring.name, format!("`ring.{name}`"));
+            let mut problem = Problem::new(format!(
+                "{ring} was made with {what}: {made}, which cannot become {wanted}"
+            ));
+            problem.hint = Some(
+                "set it back, or `backup` this ring and `restore` into a new one of another name"
+                    .to_owned(),
+            );
+            problem
+        });
+        Error::of(problems.collect()).map_or(Ok(()), Err)
+    }
 }
 
 /// What only the agents and this program know.

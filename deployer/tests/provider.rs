@@ -38,7 +38,13 @@ fn launch(port: u16) -> Launch {
         port,
         zone: Some("left".into()),
     };
-    Launch { node, join: vec!["127.0.0.1:9".into()], require_token: false }
+    Launch {
+        node,
+        join: vec!["127.0.0.1:9".into()],
+        require_token: false,
+        replicas: 3,
+        tie_breaker: None,
+    }
 }
 
 async fn battery(provider: &dyn Provider, launch: &Launch) {

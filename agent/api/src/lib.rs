@@ -5,7 +5,7 @@
 pub mod cursor;
 
 use serde::{Deserialize, Serialize};
-use sky_chord::{Notice, Peer, View};
+use sky_chord::{Id, NodeId, Notice, Peer, View};
 
 /// The default port of an agent, for HTTP and peers alike.
 pub const DEFAULT_PORT: u16 = 4321;
@@ -37,6 +37,9 @@ pub mod path {
     pub const INIT: &str = "/admin/init";
     /// `POST`: hand over all data and leave the ring. Needs the token.
     pub const LEAVE: &str = "/admin/leave";
+    /// `POST` with [`super::ForceRequest`]: the survivors of a range whose majority is gone for good go on
+    /// without it. May lose what was acknowledged. Needs the token.
+    pub const FORCE: &str = "/admin/force";
 }
 
 /// Names of headers.
@@ -256,6 +259,19 @@ pub enum Mark {
 pub struct InitRequest {
     /// The random id of the new ring, 32 hexadecimal digits. The same id again changes nothing.
     pub ring: String,
+}
+
+/// `POST /admin/force`; the answer is the [`sky_chord::Config`] that the survivors go on with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForceRequest {
+    /// The last point of the range, which names it.
+    pub hi: Id,
+    /// Its latest epoch.
+    pub epoch: u64,
+    /// Everyone who still answers and holds data of it.
+    pub survivors: Vec<NodeId>,
+    /// Who wants it, for the log.
+    pub by: String,
 }
 
 /// `GET /readyz`.

@@ -88,6 +88,9 @@ pub struct Config {
     /// Decided by an operator, because a majority of the members before is gone for good: `prev` are those
     /// that survived, and all of them are asked.
     pub forced: bool,
+    /// The one of two members that may decide the next configuration alone. It has every write that was
+    /// chosen, since both members are needed for each; the other one alone never goes on.
+    pub tie_breaker: Option<NodeId>,
 }
 
 impl Config {
@@ -141,10 +144,16 @@ impl Config {
         is_majority(count, self.members.len())
     }
 
-    /// Whether these nodes are enough of `prev` to have seen everything chosen before this epoch.
+    /// Whether these nodes are enough of `prev` to have seen everything chosen before this epoch: one of
+    /// them belongs to any majority of `prev`.
     pub fn is_prev_quorum(&self, has: impl Fn(&NodeId) -> bool) -> bool {
-        let count = self.prev.iter().filter(|peer| has(&peer.node)).count();
-        if self.forced { count == self.prev.len() } else { is_majority(count, self.prev.len()) }
+        let missing = self.prev.iter().filter(|peer| !has(&peer.node)).count();
+        if self.forced { missing == 0 } else { !is_majority(missing, self.prev.len()) }
+    }
+
+    /// Whether these nodes can decide what follows this configuration.
+    pub fn is_slot_quorum(&self, has: impl Fn(&NodeId) -> bool) -> bool {
+        self.tie_breaker.as_ref().is_some_and(&has) || self.is_quorum(has)
     }
 
     /// Everyone who answers for this range: members, then those who are only in `prev`.

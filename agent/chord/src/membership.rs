@@ -283,9 +283,11 @@ impl Membership {
         *node == self.me || self.table.get(node).is_some_and(lately)
     }
 
-    /// How many nodes said that they are members of the ring and did not leave it, also if silent now.
+    /// How many nodes said that they are members of the ring and did not leave it, also if silent now. One
+    /// that lost its disk and began anew counts once.
     pub(crate) fn count(&self) -> usize {
-        self.table.values().filter(|known| known.word == MemberStatus::Up).count()
+        let up = self.table.iter().filter(|(_, known)| known.word == MemberStatus::Up);
+        up.map(|(node, _)| node.position).collect::<BTreeSet<_>>().len()
     }
 
     /// Whether a node is gone for good.

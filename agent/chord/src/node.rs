@@ -425,6 +425,10 @@ impl<R: Records> Node<R> {
             Request::Views => self.start_survey(ticket),
             Request::LocalKeys { after, limit } => self.local_keys(ticket, after, limit),
             Request::Init { ring } => self.init(ticket, ring),
+            Request::Force { at, survivors } => {
+                let (ranges, mut world) = self.data();
+                ranges.order(&mut world, ticket, at, &survivors);
+            }
             Request::Leave => {
                 self.members.set_status(MemberStatus::Leaving);
                 self.members.declare(&mut self.ctx);

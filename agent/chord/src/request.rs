@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::Id;
-use crate::config::{Ballot, Config, Peer};
+use crate::config::{Ballot, Config, NodeId, Peer, RangeTag};
 use crate::record::{Key, Value};
 use crate::view::View;
 
@@ -208,6 +208,14 @@ pub enum Request {
     },
     /// Hand over all data and leave the ring.
     Leave,
+    /// A majority of a range's members, or of those before, is gone for good: let the survivors go on with
+    /// what they hold. May lose what was acknowledged.
+    Force {
+        /// The range, in its latest epoch.
+        at: RangeTag,
+        /// Everyone who still holds data of it; this node is one of them.
+        survivors: Vec<NodeId>,
+    },
 }
 
 /// The random id of a ring.
@@ -244,6 +252,8 @@ pub enum Reply {
     OtherRing(RingId),
     /// To [`Request::Leave`]: begun; the view tells when it is done.
     Leaving,
+    /// To [`Request::Force`]: the configuration that is in force, or why there is none, as a clause.
+    Forced(Result<Box<Config>, String>),
     /// The store could not be read.
     StoreFailed(String),
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::id::Space;
+use crate::id::{Id, Space};
 
 /// How a node behaves. All nodes of a ring should have the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Settings {
     pub successors: usize,
     /// How many members a range has, when the ring has as many nodes.
     pub replicas: usize,
+    /// The position of the node that goes on alone when a ring of two has lost the other node.
+    pub tie_breaker: Option<Id>,
     /// How often the ring pointers are checked.
     pub stabilize_every: Duration,
     /// How often one finger is looked up again.
@@ -45,6 +47,7 @@ impl Default for Settings {
             space: Space::SHA1,
             successors: 8,
             replicas: 3,
+            tie_breaker: None,
             stabilize_every: Duration::from_millis(300),
             fix_fingers_every: Duration::from_millis(500),
             ping_every: Duration::from_millis(400),

@@ -7,6 +7,8 @@
 #[allow(dead_code, reason = "each test program uses its own part of the simulator")]
 #[path = "sim/mod.rs"]
 mod sim;
+#[path = "sim/survivors.rs"]
+mod survivors;
 #[path = "sim/targeted.rs"]
 mod targeted;
 

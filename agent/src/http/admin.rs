@@ -1,12 +1,12 @@
-//! `/admin`: founding a ring and leaving it.
+//! `/admin`: founding a ring, leaving it, and going on without members that are gone for good.
 
-use sky_api::{Code, InitRequest};
-use sky_chord::{Reply, Request, RingId};
+use sky_api::{Code, ForceRequest, InitRequest};
+use sky_chord::{RangeTag, Reply, Request, RingId};
 use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::problem::Refused;
-use super::{Api, kv};
+use super::{Api, json, kv};
 
 /// Founds a ring. The same ring id again changes nothing.
 pub(super) async fn init(api: &Api, request: InitRequest) -> Result<Response, Refused> {
@@ -26,6 +26,25 @@ pub(super) async fn init(api: &Api, request: InitRequest) -> Result<Response, Re
 pub(super) async fn leave(api: &Api) -> Result<Response, Refused> {
     match api.ask(Request::Leave).await? {
         Reply::Leaving => Ok(status(StatusCode::ACCEPTED)),
+        other => Err(kv::unexpected(&other)),
+    }
+}
+
+/// Lets the survivors of a range go on without its majority.
+pub(super) async fn force(api: &Api, request: ForceRequest) -> Result<Response, Refused> {
+    let ForceRequest { hi, epoch, survivors, by } = request;
+    let by: String = by.chars().take(100).flat_map(char::escape_default).collect();
+    tracing::warn!(%hi, epoch, ?survivors, %by, "survivors are told to go on without a majority");
+    match api.ask(Request::Force { at: RangeTag { hi, epoch }, survivors }).await? {
+        Reply::Forced(Ok(config)) => {
+            let (epoch, members) = (config.epoch, &config.members);
+            tracing::warn!(%hi, epoch, ?members, %by, "survivors go on without a majority");
+            Ok(json(&config))
+        }
+        Reply::Forced(Err(reason)) => {
+            tracing::warn!(%hi, epoch, %by, reason, "survivors do not go on without a majority");
+            Err(Refused::new(Code::PreconditionFailed, format!("Nothing was changed: {reason}.")))
+        }
         other => Err(kv::unexpected(&other)),
     }
 }

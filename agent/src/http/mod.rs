@@ -236,7 +236,13 @@ fn others(
         .then(|api: Arc<Api>| async move { finish(admin::leave(&api).await) });
     let views = ring.or(dot).unify().or(local).unify().or(lookup).unify().or(events).unify();
     let checks = health.or(ready).unify().or(metrics).unify();
-    views.or(checks).unify().or(page).unify().or(init).unify().or(leave).unify()
+    let force = change(path::FORCE)
+        .and(admitted(api.clone()))
+        .and(warp::body::content_length_limit(64 << 10))
+        .and(warp::body::json())
+        .then(|api: Arc<Api>, request| async move { finish(admin::force(&api, request).await) });
+    let admin = init.or(leave).unify().or(force).unify();
+    views.or(checks).unify().or(page).unify().or(admin).unify()
 }
 
 /// Exactly this path with one of these methods; another method is told which there are.

@@ -160,7 +160,15 @@ mod tests {
     fn a_lookup_names_the_owner_first() {
         let (lo, hi) = (Id::small(1), Id::small(2));
         let members = vec![peer(1), peer(2), peer(3)];
-        let config = Config { lo, hi, epoch: 9, members, prev: Vec::new(), forced: false };
+        let config = Config {
+            lo,
+            hi,
+            epoch: 9,
+            members,
+            prev: Vec::new(),
+            forced: false,
+            tie_breaker: None,
+        };
         let elapsed = Duration::from_micros(250);
         let hops = vec![Hop { peer: peer(3), elapsed, answered: true }];
         let owner = peer(2);

@@ -22,7 +22,7 @@ use super::Disk;
 use super::mark::Mark;
 
 /// The format of data directories that this agent reads and writes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]

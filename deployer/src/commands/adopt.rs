@@ -44,7 +44,12 @@ pub(super) async fn run(context: &Context<'_>, path: &Path) -> Result<ExitCode> 
     let _lock = folder.lock("adopt")?;
     folder.keep_secrets(&secrets)?;
     let provider = deployment.provider.kind();
-    folder.write_record(&RingRecord { provider, ring_id, founded: true })?;
+    let (replicas, tie_breaker) = {
+        let ring = &deployment.inventory.ring;
+        (ring.replicas, ring.tie_breaker.clone())
+    };
+    let record = RingRecord { provider, ring_id, founded: true, replicas, tie_breaker };
+    folder.write_record(&record)?;
     let done = format_args!("{ring} adopted: {} nodes, provider {provider}", nodes.len());
     context.printer.step(Mark::Done, done);
     Ok(ExitCode::SUCCESS)

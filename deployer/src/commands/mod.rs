@@ -11,6 +11,7 @@ mod list;
 mod logs;
 mod node;
 mod plan;
+mod repair;
 mod restore;
 mod scale;
 mod status;
@@ -127,6 +128,7 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode> {
         }
         Command::Backup(args) => backup::run(context, &args).await,
         Command::Check(args) => check::run(context, &args).await,
+        Command::Repair(args) => repair::run(context, &args).await,
         Command::Restore(args) => restore::run(context, &args).await,
         Command::Kv { command } => kv::run(context, command).await,
     }

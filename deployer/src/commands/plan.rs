@@ -31,6 +31,9 @@ pub(super) async fn run(
 
 /// The plan for a ring as it is now.
 pub(super) async fn make(deployment: &Deployment, preflight: Preflight) -> Result<Plan> {
+    if let Some(record) = deployment.folder.record()? {
+        record.agrees_with(&deployment.inventory.ring)?;
+    }
     let observed = deployment.observe().await?;
     let kind = deployment.provider.kind();
     let mut plan = crate::plan::plan(&deployment.inventory, kind, &deployment.why, &observed)?;

@@ -32,7 +32,8 @@ pub(super) async fn run(context: &Context<'_>, path: &Path) -> Result<ExitCode> 
     apply::wait_until_right(&deployment, &nodes, context.printer).await?;
     let mut renewed = 0;
     for node in &nodes {
-        let launch = plan::launch(node, &nodes, deployment.provider.kind());
+        let launch =
+            plan::launch(node, &nodes, &deployment.inventory.ring, deployment.provider.kind());
         if deployment.provider.renew(&launch).await? {
             renewed += 1;
             context.printer.step(Mark::Done, format_args!("{} renewed", node.name));

@@ -47,7 +47,8 @@ const TOP: &[Key] = &[
 
 const RING: &[Key] = &[
     key("name", Kind::Text(name)),
-    key("replicas", Kind::Number(3, 3)),
+    key("replicas", Kind::Text(|text| one_of(text, &["1", "3", "5", "7"]))),
+    key("tie_breaker", Kind::Text(name)),
     key("secret", Kind::Text(secret)),
 ];
 

@@ -43,13 +43,15 @@ pub struct Ring {
     pub name: String,
     /// How many members hold each key.
     pub replicas: usize,
+    /// The node of a ring of two that goes on alone when the other one is gone.
+    pub tie_breaker: Option<String>,
     /// What the agents share to know each other; made at the first apply if not given.
     pub secret: Option<String>,
 }
 
 impl Default for Ring {
     fn default() -> Self {
-        Self { name: "sky".to_owned(), replicas: 3, secret: None }
+        Self { name: "sky".to_owned(), replicas: 3, tie_breaker: None, secret: None }
     }
 }
 
@@ -304,7 +306,7 @@ openstack: 5
         for wanted in [
             "i.yaml:2:3: unknown key `nam` in `ring`",
             "i.yaml:4:3: `replicas` is given twice, first in line 3",
-            "i.yaml:3:13: `ring.replicas` must be 3",
+            "i.yaml:3:13: `ring.replicas` must be one of 1, 3, 5, 7",
             "i.yaml:5:11: `provider` must be one of auto, process, docker, openstack",
             "i.yaml:8:12: the name a is given twice, first in line 7",
             "i.yaml:8:19: the id 01 is given twice, first in line 7",

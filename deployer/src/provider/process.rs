@@ -276,11 +276,12 @@ impl Provider for Processes {
         let machine = |name: &str| -> Result<Option<Machine>> {
             let Some(record) = self.record(name)? else { return Ok(None) };
             let living = self.living(&record);
-            let state =
-                living.as_ref().map_or(MachineState::Stopped, |(_, stat)| match stat.state {
-                    'T' | 't' => MachineState::Paused,
-                    _ => MachineState::Running { young: now < stat.start_ticks + YOUNG_TICKS },
-                });
+            let state = match living.as_ref().map(|(_, stat)| stat) {
+                Some(Stat { state: 'T' | 't', .. }) => MachineState::Paused,
+                Some(stat) => MachineState::Running { young: now < stat.start_ticks + YOUNG_TICKS },
+                None if self.data(name).exists() => MachineState::Stopped,
+                None => MachineState::Absent,
+            };
             let handle = living.map(|(process, _)| Handle::Pid(process.pid));
             Ok(Some(Machine::near(record.node, state, handle)))
         };

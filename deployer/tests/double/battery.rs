@@ -56,7 +56,13 @@ fn servers_pass_the_battery_of_all_providers() {
         assert_eq!(again, prepared);
         let node = prepared.into_iter().next().unwrap();
         assert!(node.host.is_some());
-        let launch = Launch { node, join: vec!["127.0.0.1:9".into()], require_token: false };
+        let launch = Launch {
+            node,
+            join: vec!["127.0.0.1:9".into()],
+            require_token: false,
+            replicas: 3,
+            tie_breaker: None,
+        };
         parts::life(&provider, &launch).await;
         parts::end(&provider).await;
     });

@@ -1,10 +1,11 @@
-//! What an operator does to the data of a ring: backup, restore, check. Rings of real processes, and the
+//! What an operator does to the data of a ring: backup, restore, check, repair. Rings of real processes, and the
 //! real program.
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
 mod backup;
 mod check;
+mod repair;
 #[path = "../parts/ring.rs"]
 mod ring;
 mod sky_file;

@@ -11,6 +11,7 @@
 //! - [`operate`]: the way of a client's operation to a member that carries it out
 //! - [`listing`]: pages of keys, agreed by a quorum
 //! - [`slots`]: deciding the next configuration, or that of two ranges that merge
+//! - [`force`]: survivors of a range whose majority is gone for good go on, by order of an operator
 //! - [`adoption`]: taking up what was decided
 //! - [`plan`]: the configuration that a range should have
 //! - [`repair`]: what the leader of a range does: split, replace, sweep, compare, release
@@ -25,6 +26,7 @@ mod adoption;
 mod change;
 mod compare;
 mod digest;
+mod force;
 mod listing;
 mod operate;
 mod plan;
@@ -50,7 +52,7 @@ use crate::Id;
 use crate::call::{OperationId, RangeCall, RoundId};
 use crate::config::{Config, NodeId, Peer, RangeTag, Slot};
 use crate::context::Context;
-use crate::event::{Notice, Records, StoreError};
+use crate::event::{Notice, Records, StoreError, Ticket};
 use crate::membership::{MemberChange, Membership};
 use crate::message::{Body, Refusal};
 use crate::request::{Cursor, LocalKey};
@@ -98,7 +100,8 @@ impl Known {
     fn sealed(old: &Config, hi: Id) -> Self {
         let Config { lo, epoch, .. } = *old;
         let nobody = Vec::new;
-        let config = Config { lo, hi, epoch, members: nobody(), prev: nobody(), forced: false };
+        let (members, prev) = (nobody(), nobody());
+        let config = Config { lo, hi, epoch, members, prev, forced: false, tie_breaker: None };
         Self { config: Arc::new(config), swept: true, released: false, seq: 0 }
     }
 
@@ -133,6 +136,8 @@ pub(crate) struct Ranges {
     operations: operate::Operations,
     listings: listing::Listings,
     changes: slots::Changes,
+    /// What operators ordered and is not done yet.
+    orders: BTreeMap<Ticket, force::Order>,
     leading: BTreeMap<Id, repair::Leading>,
     passes: transfer::Passes,
     comparisons: compare::Comparisons,
@@ -190,6 +195,7 @@ impl Ranges {
             members: vec![me],
             prev: Vec::new(),
             forced: false,
+            tie_breaker: None,
         };
         self.adopt(w, &[config])
     }

@@ -20,7 +20,8 @@ pub(super) fn wanted<R: Records>(w: &World<'_, R>, config: &Config) -> Option<Pr
     let next = |lo: Id, hi: Id, members: Vec<Peer>| {
         let keeps = config.same_members(&members);
         let prev = if keeps { Vec::new() } else { config.members.clone() };
-        Config { lo, hi, epoch: config.epoch + 1, members, prev, forced: false }
+        let tie_breaker = tie_breaker(w.ctx.settings.tie_breaker, &members);
+        Config { lo, hi, epoch: config.epoch + 1, members, prev, forced: false, tie_breaker }
     };
     let inside: Vec<_> = nodes
         .iter()
@@ -39,8 +40,18 @@ pub(super) fn wanted<R: Records>(w: &World<'_, R>, config: &Config) -> Option<Pr
         return Some(Proposal::Next(vec![first, second]));
     }
     let members = members_around(&nodes, config.hi, replicas);
-    let is_needed = !members.is_empty() && !config.same_members(&members);
-    is_needed.then(|| Proposal::Next(vec![next(config.lo, config.hi, members)]))
+    if members.is_empty() {
+        return None;
+    }
+    let next = next(config.lo, config.hi, members);
+    let is_needed = !config.same_members(&next.members) || config.tie_breaker != next.tie_breaker;
+    is_needed.then(|| Proposal::Next(vec![next]))
+}
+
+/// The node at this position, if it is one of two members: they alone need one.
+fn tie_breaker(position: Option<Id>, members: &[Peer]) -> Option<NodeId> {
+    let is_it = |peer: &&Peer| Some(peer.node.position) == position;
+    members.iter().find(is_it).filter(|_| members.len() == 2).map(|peer| peer.node)
 }
 
 /// Two neighbouring ranges as one.
@@ -52,6 +63,7 @@ pub(super) fn merged(left: &Config, right: &Config) -> Proposal {
         members: right.members.clone(),
         prev: Vec::new(),
         forced: false,
+        tie_breaker: right.tie_breaker,
     };
     Proposal::Merge { slots: [left.tag(), right.tag()], config }
 }

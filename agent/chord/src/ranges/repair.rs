@@ -85,6 +85,7 @@ impl Ranges {
             return;
         }
         self.report_missed(w);
+        self.carry_out_orders(w);
         let me = w.ctx.me.node;
         let mut busy = false;
         for hi in self.known.keys().copied().collect::<Vec<_>>() {
@@ -159,7 +160,7 @@ impl Ranges {
     fn change_members<R: Records>(
         &mut self,
         w: &mut World<'_, R>,
-        config: &Config,
+        config: &Arc<Config>,
         proposal: Proposal,
     ) {
         let Some(leading) = self.leading.get(&config.hi) else { return };
@@ -171,7 +172,7 @@ impl Ranges {
             return self.start_change(w, config, proposal);
         }
         for peer in unready {
-            let question = Body::Clear { config: config.clone() };
+            let question = Body::Clear { config: (**config).clone() };
             w.ask(peer, question, RangeCall::Clear(config.tag()));
         }
     }
@@ -212,7 +213,8 @@ impl Ranges {
             && !self.comparisons.is_under_way(left.hi)
             && wanted(w, left).is_none();
         let merge = merged(left, right);
-        let fits = is_other && is_settled && left.same_members(&right.members);
+        let are_alike = left.same_members(&right.members) && left.tie_breaker == right.tie_breaker;
+        let fits = is_other && is_settled && are_alike;
         (fits && !is_kept_apart(w, left) && can_go_on(w, &merge)).then_some(merge)
     }
 

@@ -8,23 +8,52 @@
 //! to wait for a second step. A proposer that finds a merge in the slot it wants to decide asks about both
 //! slots: either it can finish the merge in both, or another value above it in one of them says that the
 //! merge was not and never will be decided.
+//!
+//! When a majority of the members is gone for good, an operator may order that the survivors decide: then
+//! every one of them has to agree ([`super::force`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Ranges, World};
 use crate::Id;
 use crate::call::{ChangeId, RangeCall};
-use crate::config::{Accepted, Config, NodeId, Peer, Proposal, RangeTag, SlotBallot, is_majority};
+use crate::config::{Accepted, Config, NodeId, Peer, Proposal, RangeTag, SlotBallot};
 use crate::event::Records;
 use crate::message::{Body, CallId, Refusal};
 use crate::time::Time;
 use crate::timer::Timer;
 
+/// Who decides a slot.
+#[derive(Clone)]
+pub(super) enum Voters {
+    /// The members of the range, of which a quorum is enough.
+    Members(Arc<Config>),
+    /// Those that survived, all of them.
+    Survivors(Vec<Peer>),
+}
+
+impl Voters {
+    fn peers(&self) -> &[Peer] {
+        match self {
+            Self::Members(config) => &config.members,
+            Self::Survivors(peers) => peers,
+        }
+    }
+
+    fn is_quorum(&self, has: impl Fn(&NodeId) -> bool) -> bool {
+        match self {
+            Self::Members(config) => config.is_slot_quorum(has),
+            Self::Survivors(peers) => peers.iter().all(|peer| has(&peer.node)),
+        }
+    }
+}
+
 /// An attempt to decide a slot, or two for a merge.
 struct Change {
     slots: Vec<RangeTag>,
-    members: Vec<Peer>,
+    voters: Voters,
     ballot: SlotBallot,
     /// What is to be decided: what this node wants, and after the first phase what has to be.
     proposal: Proposal,
@@ -76,21 +105,30 @@ impl Ranges {
     pub(super) fn start_change<R: Records>(
         &mut self,
         w: &mut World<'_, R>,
-        config: &Config,
+        config: &Arc<Config>,
         proposal: Proposal,
     ) {
         let slots = match &proposal {
             Proposal::Next(_) => vec![config.tag()],
             Proposal::Merge { slots, .. } => slots.to_vec(),
         };
-        self.start_attempt(w, slots, config.members.clone(), proposal);
+        self.start_attempt(w, slots, Voters::Members(Arc::clone(config)), proposal);
     }
 
-    fn start_attempt<R: Records>(
+    /// Whether survivors of this range are being asked, or another proposer is let go first.
+    pub(super) fn is_forcing(&self, at: RangeTag, now: Time) -> bool {
+        let concerns = |change: &Change| {
+            matches!(change.voters, Voters::Survivors(_)) && change.slots.contains(&at)
+        };
+        self.changes.under_way.values().any(|change| change.deadline > now && concerns(change))
+            || self.changes.paused.get(&at.hi).is_some_and(|until| *until > now)
+    }
+
+    pub(super) fn start_attempt<R: Records>(
         &mut self,
         w: &mut World<'_, R>,
         slots: Vec<RangeTag>,
-        members: Vec<Peer>,
+        voters: Voters,
         proposal: Proposal,
     ) {
         slots.iter().for_each(|slot| self.changes.abort(slot.hi));
@@ -101,7 +139,7 @@ impl Ranges {
             SlotBallot { round: self.changes.last_round, node: w.ctx.me.node, boot: w.ctx.boot };
         let change = Change {
             slots,
-            members,
+            voters,
             ballot,
             proposal,
             accepting: false,
@@ -115,7 +153,7 @@ impl Ranges {
 
     fn ask_all<R: Records>(&mut self, w: &mut World<'_, R>, id: ChangeId) {
         let Some(change) = self.changes.under_way.get(&id) else { return };
-        for peer in change.members.clone() {
+        for peer in change.voters.peers().to_vec() {
             self.ask_slot(w, id, &peer);
         }
     }
@@ -140,22 +178,21 @@ impl Ranges {
         answer: Option<Body>,
     ) {
         let Some(change) = self.changes.under_way.get_mut(&id) else { return };
-        let count = change.members.len();
         match answer {
             Some(Body::SlotPromised { accepted })
                 if !change.accepting && accepted.len() == change.slots.len() =>
             {
                 change.promises.insert(from, accepted);
-                if is_majority(change.promises.len(), count) {
+                if change.voters.is_quorum(|node| change.promises.contains_key(node)) {
                     self.on_promised(w, id);
                 }
             }
             Some(Body::SlotAccepted) if change.accepting => {
                 change.accepts.insert(from);
-                if is_majority(change.accepts.len(), count)
+                if change.voters.is_quorum(|node| change.accepts.contains(node))
                     && let Some(change) = self.changes.under_way.remove(&id)
                 {
-                    self.on_decision(w, &change.members, change.proposal.configs());
+                    self.on_decision(w, change.voters.peers(), change.proposal.configs());
                 }
             }
             Some(Body::Refused(Refusal::Newer(config))) => {
@@ -196,7 +233,7 @@ impl Ranges {
 
     fn ask_again_about<R: Records>(&mut self, w: &mut World<'_, R>, id: ChangeId, node: NodeId) {
         let Some(change) = self.changes.under_way.get(&id) else { return };
-        if let Some(peer) = change.members.iter().find(|peer| peer.node == node).cloned() {
+        if let Some(peer) = change.voters.peers().iter().find(|peer| peer.node == node).cloned() {
             self.ask_slot(w, id, &peer);
         }
     }
@@ -211,8 +248,8 @@ impl Ranges {
                 self.ask_all(w, id);
             }
             Choice::Ask(slots, proposal) => {
-                let members = change.members.clone();
-                self.start_attempt(w, slots.to_vec(), members, proposal);
+                let voters = change.voters.clone();
+                self.start_attempt(w, slots.to_vec(), voters, proposal);
             }
             Choice::Nothing => {
                 self.changes.under_way.remove(&id);
@@ -308,7 +345,8 @@ impl Ranges {
         Ok((if is_accept { Body::SlotAccepted } else { Body::SlotPromised { accepted } }, seq))
     }
 
-    /// Only members of an epoch vote about the next one. Of the two slots of a merge one may belong to an
+    /// Only members of an epoch vote about the next one, and those of the epoch before, whose votes count only
+    /// when survivors decide. Of the two slots of a merge one may belong to an
     /// epoch that this node has left: what it accepted there decides whether the merge can still be.
     fn may_vote<R: Records>(&self, w: &World<'_, R>, at: &[RangeTag]) -> Result<u64, Refusal> {
         if w.ctx.is_broken() {
@@ -319,11 +357,8 @@ impl Ranges {
         let mut votes = None;
         for tag in at.iter().take(2) {
             match self.duty(&me, *tag, tag.hi) {
-                Ok(known) if known.config.has_member(&me) => {
-                    votes = Some(votes.unwrap_or(0).max(known.seq));
-                }
+                Ok(known) => votes = Some(votes.unwrap_or(0).max(known.seq)),
                 Err(refusal) if at.len() == 2 && self.has_left(*tag) => left = refusal,
-                Ok(_) => return Err(Refusal::NotMember),
                 Err(refusal) => return Err(refusal),
             }
         }

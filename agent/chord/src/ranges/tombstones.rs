@@ -130,7 +130,7 @@ impl Ranges {
 
     /// Tells the members that have not confirmed it yet what to drop: only in the epoch made for it, and with
     /// the same members, since who comes later has not been asked.
-    fn tell_to_drop<R: Records>(&mut self, w: &mut World<'_, R>, config: &Config) {
+    fn tell_to_drop<R: Records>(&mut self, w: &mut World<'_, R>, config: &Arc<Config>) {
         let (hi, at) = (config.hi, config.tag());
         let Some(dropping) = self.collections.dropping.get(&hi) else { return };
         let is_over = config.epoch > dropping.asked_in + 1 || !config.prev.is_empty();

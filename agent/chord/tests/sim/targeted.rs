@@ -11,21 +11,21 @@ use crate::sim::cluster::{Cluster, Step};
 use crate::sim::random::Random;
 use crate::sim::workload::{Workload, get, list};
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings { repair_after: Duration::from_secs(4), ..Settings::default() }
 }
 
-fn key(index: usize) -> Key {
+pub(super) fn key(index: usize) -> Key {
     Key::new(&format!("key {index}"))
 }
 
-fn put(key: &Key, number: usize, condition: Condition) -> Operation {
+pub(super) fn put(key: &Key, number: usize, condition: Condition) -> Operation {
     let value = Value { content_type: "text/plain".into(), bytes: number.to_string().into() };
     Operation::Put { key: key.clone(), value, condition }
 }
 
 /// Writes keys through all machines in turn.
-fn write_keys(cluster: &mut Cluster, count: usize) {
+pub(super) fn write_keys(cluster: &mut Cluster, count: usize) {
     let machines = cluster.awake();
     for index in 0..count {
         let machine = machines[index % machines.len()];
@@ -35,7 +35,7 @@ fn write_keys(cluster: &mut Cluster, count: usize) {
 }
 
 /// Reads them through all machines in turn.
-fn read_keys(cluster: &mut Cluster, count: usize) {
+pub(super) fn read_keys(cluster: &mut Cluster, count: usize) {
     let machines = cluster.awake();
     for index in 0..count {
         let machine = machines[(index + 1) % machines.len()];

@@ -139,7 +139,15 @@ impl Watch {
         for range in &view.ranges {
             let (lo, hi, epoch) = (range.lo, range.hi, range.epoch);
             let (members, prev) = (range.members.clone(), range.prev.clone());
-            self.on_config(&Config { lo, hi, epoch, members, prev, forced: false });
+            self.on_config(&Config {
+                lo,
+                hi,
+                epoch,
+                members,
+                prev,
+                forced: false,
+                tie_breaker: None,
+            });
             let before = self.reported.entry(view.me.node).or_default();
             let now = Range { lo, hi, epoch };
             if !before.contains(&now) {

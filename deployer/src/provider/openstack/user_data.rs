@@ -126,7 +126,8 @@ pub(super) fn size(
     let others = nodes.iter().enumerate().skip(1);
     let join = others.map(|(i, node)| NodeSpec { host: address(i), ..node.clone() }.address());
     let node = NodeSpec { host: address(0), ..node.clone() };
-    let launch = Launch { node, join: join.collect(), require_token: true };
+    let launch =
+        Launch { node, join: join.collect(), require_token: true, replicas: 3, tie_breaker: None };
     let secrets = Secrets { secret: random_hex(32)?, token: random_hex(32)? };
     let text = render(&Bootstrap {
         marks,
@@ -191,7 +192,7 @@ mod tests {
             marks: &marks,
             settings: &settings,
             agent: &Agent::default(),
-            launch: &Launch { node, join, require_token: true },
+            launch: &Launch { node, join, require_token: true, replicas: 3, tie_breaker: None },
             secrets: &secrets,
             public_key: "ssh-ed25519 AAAA sky.ring=blue",
             host_key: ("-----BEGIN\nkey\n-----END\n", "ssh-ed25519 BBBB"),

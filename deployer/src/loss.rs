@@ -1,0 +1,245 @@
+//! Ranges whose majority of members is gone: what is left of them, who is gone, and whether for good.
+
+use serde::Serialize;
+use sky_chord::{Id, NodeId, Peer, RangeView, is_majority};
+
+use crate::observe::{NodeState, Sighting};
+use crate::ranges::{gaps, latest};
+
+/// A range that cannot decide anything any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct LostRange {
+    /// It begins after this point.
+    pub(crate) lo: Id,
+    /// It ends with this point.
+    pub(crate) hi: Id,
+    /// The latest epoch that an agent reports.
+    pub(crate) epoch: u64,
+    /// Its members in that epoch.
+    pub(crate) members: Vec<String>,
+    /// Whoever holds data of it and answers.
+    pub(crate) survivors: Vec<Survivor>,
+    /// Whoever held data of it and does not answer.
+    pub(crate) gone: Vec<Gone>,
+}
+
+/// A node that still answers for a range.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Survivor {
+    /// Its name.
+    pub(crate) name: String,
+    /// Who it is.
+    #[serde(skip)]
+    pub(crate) node: NodeId,
+    /// Where its agent is reached.
+    #[serde(skip)]
+    pub(crate) url: String,
+    /// How many keys of the range it holds, as it reports.
+    pub(crate) keys: u64,
+    /// Whether it is a member, and knows the latest epoch.
+    #[serde(skip)]
+    pub(crate) can_decide: bool,
+}
+
+/// A node that does not answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Gone {
+    /// Its name.
+    pub(crate) name: String,
+    /// What became of it, as a clause.
+    pub(crate) fate: String,
+    /// How long the others have not heard of it, in milliseconds, if they know.
+    pub(crate) silent_ms: Option<u64>,
+    /// What may bring it back with its data; none if nothing does.
+    pub(crate) comes_back_by: Option<String>,
+}
+
+/// The ranges whose majority does not answer, and the arcs of which nobody is left.
+pub(crate) fn judge(nodes: &[Sighting]) -> (Vec<LostRange>, Vec<(Id, Id)>) {
+    let views = nodes.iter().filter_map(|seen| seen.view.as_ref());
+    let views: Vec<&RangeView> = views.flat_map(|view| &view.ranges).collect();
+    let ranges = latest(&views);
+    let arcs = ranges.iter().map(|range| (range.lo, range.hi)).collect();
+    let mut lost: Vec<LostRange> =
+        ranges.iter().filter_map(|range| judge_range(range, &views, nodes)).collect();
+    lost.sort_by_key(|range| range.hi);
+    (lost, gaps(arcs))
+}
+
+fn judge_range(range: &RangeView, views: &[&RangeView], nodes: &[Sighting]) -> Option<LostRange> {
+    let same = |other: &RangeView| other.hi == range.hi && other.epoch == range.epoch;
+    let unswept = views.iter().any(|other| same(other) && other.unswept);
+    let answering = |set: &[Peer]| set.iter().filter(|peer| answers(peer, nodes).is_some()).count();
+    let has_majority = |set: &[Peer]| is_majority(answering(set), set.len());
+    let works = has_majority(&range.members)
+        && (!unswept || range.prev.is_empty() || has_majority(&range.prev));
+    if works {
+        return None;
+    }
+    let only_before = range
+        .prev
+        .iter()
+        .filter(|peer| unswept && !range.members.iter().any(|member| member.node == peer.node));
+    let mut lost = LostRange {
+        lo: range.lo,
+        hi: range.hi,
+        epoch: range.epoch,
+        members: range.members.iter().map(|peer| name_of(peer, nodes)).collect(),
+        survivors: Vec::new(),
+        gone: Vec::new(),
+    };
+    for peer in range.members.iter().chain(only_before) {
+        match answers(peer, nodes) {
+            Some(seen) => {
+                let own = seen.view.iter().flat_map(|view| &view.ranges).find(|other| same(other));
+                let is_member = range.members.iter().any(|member| member.node == peer.node);
+                lost.survivors.push(Survivor {
+                    name: seen.node.name.clone(),
+                    node: peer.node,
+                    url: seen.url.clone(),
+                    keys: own.map_or(0, |own| own.keys),
+                    can_decide: is_member && own.is_some(),
+                });
+            }
+            None => lost.gone.push(gone(peer, nodes)),
+        }
+    }
+    Some(lost)
+}
+
+/// The node, if it is this very one that answers.
+fn answers<'a>(peer: &Peer, nodes: &'a [Sighting]) -> Option<&'a Sighting> {
+    let is_it = |seen: &&Sighting| seen.view.as_ref().is_some_and(|it| it.me.node == peer.node);
+    nodes.iter().find(is_it)
+}
+
+fn name_of(peer: &Peer, nodes: &[Sighting]) -> String {
+    let at = nodes.iter().find(|seen| seen.node.id == peer.node.position);
+    at.map_or_else(|| format!("{:?} ({})", peer.node, peer.address), |seen| seen.node.name.clone())
+}
+
+fn gone(peer: &Peer, nodes: &[Sighting]) -> Gone {
+    let name = name_of(peer, nodes);
+    let at = nodes.iter().find(|seen| seen.node.id == peer.node.position);
+    let (fate, comes_back_by) = match at.map(|seen| (seen.state, seen.view.is_some(), &seen.handle))
+    {
+        None => ("it is not a node of the ring any more", None),
+        Some((_, true, _)) => ("it began anew without its data", None),
+        Some((NodeState::Missing, ..)) => ("neither it nor its data is there", None),
+        Some((NodeState::Paused, ..)) => ("it is paused", Some("unpause")),
+        Some((NodeState::Starting, ..)) => ("it is starting", Some("restart")),
+        Some((_, _, None)) => ("it does not run, and its data is there", Some("start")),
+        Some((_, _, Some(_))) => ("it runs and does not answer", Some("restart")),
+    };
+    let heard = nodes.iter().filter_map(|seen| seen.view.as_ref()).flat_map(|view| &view.members);
+    let heard = heard.filter(|member| member.peer.node == peer.node);
+    let silent_ms = heard.filter_map(|member| member.heard_ms.or(member.suspected_ms)).min();
+    let comes_back_by = comes_back_by.map(|verb| format!("sky-deploy {verb} {name}"));
+    Gone { name, fate: fate.to_owned(), silent_ms, comes_back_by }
+}
+
+#[cfg(test)]
+mod tests {
+    use sky_chord::{KeyCount, Load, MemberStatus, MemberView, Phase, View};
+
+    use super::*;
+    use crate::node::{Handle, LOOPBACK, NodeSpec};
+
+    fn peer(position: u64) -> Peer {
+        let node = NodeId { position: Id::small(position), incarnation: 1 };
+        Peer { node, address: format!("a{position}").into() }
+    }
+
+    fn range(epoch: u64, members: &[u64], prev: &[u64], unswept: bool) -> RangeView {
+        let peers = |set: &[u64]| set.iter().map(|position| peer(*position)).collect();
+        RangeView {
+            lo: Id::small(9),
+            hi: Id::small(9),
+            epoch,
+            members: peers(members),
+            prev: peers(prev),
+            leads: false,
+            unswept,
+            lagging: Vec::new(),
+            keys: 7,
+        }
+    }
+
+    fn up(position: u64, ranges: Vec<RangeView>) -> Sighting {
+        let silent = MemberView {
+            peer: peer(3),
+            status: MemberStatus::Up,
+            suspected_ms: Some(40),
+            rtt_us: None,
+            heard_ms: Some(50 + position),
+        };
+        let view = View {
+            me: peer(position),
+            ring: Some("r".to_owned()),
+            phase: Phase::Up,
+            predecessor: None,
+            successors: Vec::new(),
+            fingers: Vec::new(),
+            ranges,
+            members: vec![silent],
+            keys: KeyCount::default(),
+            load: Load::default(),
+        };
+        let handle = Some(Handle::Pid(1));
+        Sighting { state: NodeState::Up, handle, view: Some(view), ..down(position) }
+    }
+
+    fn down(position: u64) -> Sighting {
+        let node = NodeSpec {
+            name: format!("n{position}"),
+            id: Id::small(position),
+            host: Some(LOOPBACK),
+            port: 1,
+            zone: None,
+        };
+        Sighting { state: NodeState::Down, ..Sighting::missing(node) }
+    }
+
+    #[test]
+    fn a_range_with_a_majority_is_not_lost() {
+        let held = vec![range(4, &[1, 2, 3], &[], false)];
+        let (lost, gaps) = judge(&[up(1, held.clone()), up(2, held), down(3)]);
+        assert!(lost.is_empty() && gaps.is_empty());
+    }
+
+    #[test]
+    fn a_range_without_one_tells_who_is_gone_and_who_may_come_back() {
+        let held = vec![range(4, &[1, 2, 3], &[], false)];
+        let mut anew = up(2, Vec::new());
+        anew.view.as_mut().unwrap().me.node.incarnation = 2;
+        let (lost, _) = judge(&[up(1, held), anew, down(3)]);
+        let [lost] = lost.try_into().unwrap();
+        assert_eq!(lost.members, ["n1", "n2", "n3"]);
+        let [survivor] = lost.survivors.try_into().unwrap();
+        assert_eq!((survivor.node, survivor.keys, survivor.can_decide), (peer(1).node, 7, true));
+        let [second, third] = lost.gone.try_into().unwrap();
+        assert_eq!((second.name.as_str(), second.comes_back_by), ("n2", None));
+        assert_eq!(third.comes_back_by.as_deref(), Some("sky-deploy start n3"));
+        assert_eq!(third.silent_ms, Some(51));
+    }
+
+    #[test]
+    fn an_unswept_range_needs_its_former_members_too() {
+        let members = [1, 2, 4];
+        let swept = |unswept| vec![range(5, &members, &[1, 3, 5], unswept)];
+        let nodes = |unswept| [up(1, swept(unswept)), up(2, swept(unswept)), up(4, swept(unswept))];
+        assert!(judge(&nodes(false)).0.is_empty());
+        let (lost, _) = judge(&nodes(true));
+        let names: Vec<&str> = lost[0].gone.iter().map(|gone| gone.name.as_str()).collect();
+        assert_eq!((lost[0].survivors.len(), names.len()), (3, 2));
+    }
+
+    #[test]
+    fn old_reports_decide_nothing() {
+        let old = vec![range(4, &[1, 2, 3], &[], false)];
+        let new = vec![range(5, &[1, 3, 4], &[], false)];
+        let (lost, _) = judge(&[up(2, old), up(1, new), down(3)]);
+        let [survivor] = lost[0].survivors.clone().try_into().unwrap();
+        assert_eq!((lost[0].epoch, survivor.name.as_str()), (5, "n1"));
+    }
+}

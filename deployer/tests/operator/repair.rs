@@ -1,0 +1,138 @@
+//! `repair`: two neighbours are gone for good, with their disks.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use reqwest::StatusCode;
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::ring::{Node, Ring};
+use crate::writer::block_on;
+use crate::{fails, said};
+
+const KEYS: usize = 200;
+
+/// What an agent answers for each key.
+fn read(url: &str) -> BTreeMap<String, (StatusCode, String)> {
+    block_on(async {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let mut reads = JoinSet::new();
+        for i in 0..KEYS {
+            let request = http.get(format!("{url}/kv/key%2F{i}"));
+            reads.spawn(async move {
+                let answer = request.send().await.unwrap();
+                let status = answer.status();
+                (format!("key/{i}"), (status, answer.text().await.unwrap()))
+            });
+        }
+        reads.join_all().await.into_iter().collect()
+    })
+}
+
+/// The members of each range, as names of nodes.
+fn ranges(nodes: &[Node]) -> Vec<Vec<String>> {
+    let (_, report) = nodes.iter().find_map(|node| Some((node, views(&node.url)?))).unwrap();
+    let mut ranges = BTreeMap::new();
+    let name = |peer: &Value| {
+        let address = peer["address"].as_str().unwrap();
+        let node = nodes.iter().find(|node| node.url.ends_with(address));
+        node.map_or_else(|| address.to_owned(), |node| node.name.clone())
+    };
+    for node in report["nodes"].as_array().unwrap() {
+        for range in node["view"]["ranges"].as_array().into_iter().flatten() {
+            let members = range["members"].as_array().unwrap().iter().map(name).collect();
+            ranges.insert(range["hi"].as_str().unwrap().to_owned(), members);
+        }
+    }
+    ranges.into_values().collect()
+}
+
+fn views(url: &str) -> Option<Value> {
+    block_on(async {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let answer = http.get(format!("{url}/ring?scope=all")).send().await.ok()?;
+        answer.json().await.ok()
+    })
+}
+
+#[test]
+fn survivors_go_on_when_a_majority_is_gone_for_good() {
+    let ring = Ring::new("process", 5, 15_670);
+    ring.must(&["apply", "--detach"]);
+    for i in 0..KEYS {
+        ring.must(&["kv", "put", &format!("key/{i}"), &format!("value {i}")]);
+    }
+    ring.must(&["check"]);
+    let text = said(&ring.run(&["repair"]));
+    assert!(text.contains("every range of e2e-15670 has a majority that answers"), "{text}");
+
+    // Two that keep a range together are killed at once.
+    let nodes = ring.nodes();
+    let pair = ranges(&nodes).into_iter().find(|members| members.len() == 3).unwrap();
+    let gone: Vec<&Node> = nodes.iter().filter(|node| pair[..2].contains(&node.name)).collect();
+    let left: Vec<&Node> = nodes.iter().filter(|node| !pair[..2].contains(&node.name)).collect();
+    assert_eq!((gone.len(), left.len()), (2, 3));
+    gone.iter().for_each(|node| node.kill());
+    let refused = |(_, (status, _)): &(String, (StatusCode, String))| {
+        *status == StatusCode::SERVICE_UNAVAILABLE
+    };
+    let before: Vec<_> = read(&left[0].url).into_iter().collect();
+    assert!(before.iter().any(refused), "no range lost its majority");
+
+    // Their data is there: they are not gone for good, and nothing may be done.
+    let text = fails(&ring, &["repair", "--accept-loss", "--yes"]);
+    for node in &gone {
+        assert!(text.contains(&format!("{} is not gone for good", node.name)), "{text}");
+        assert!(
+            text.contains(&format!("`sky-deploy start {}` may bring it back", node.name)),
+            "{text}"
+        );
+    }
+    for node in &gone {
+        let data = ring.home().join(format!("sky/e2e-15670/nodes/{}/data", node.name));
+        std::fs::remove_dir_all(data).unwrap();
+    }
+    let text = fails(&ring, &["repair"]);
+    assert!(text.contains("--accept-loss lets the survivors go on"), "{text}");
+    assert!(text.contains("neither it nor its data is there"), "{text}");
+    let text = fails(&ring, &["repair", "--accept-loss"]);
+    assert!(text.contains("there is nobody to ask"), "{text}");
+
+    let report: Value =
+        serde_json::from_str(&ring.must(&["repair", "--accept-loss", "--yes", "--json"])).unwrap();
+    let repaired = report["repaired"].as_array().unwrap();
+    assert!(
+        !repaired.is_empty() && repaired.iter().all(|it| it["outcome"]["Ok"].is_object()),
+        "{report:#}"
+    );
+    let noted = ring.home().join("sky/e2e-15670/repairs.jsonl");
+    let noted = std::fs::read_to_string(noted).unwrap();
+    assert_eq!(noted.lines().count(), repaired.len(), "{noted}");
+    let logs = ring.must(&["logs", "all"]);
+    assert!(logs.contains("survivors go on without a majority"), "{logs}");
+
+    // Every key is one that a survivor had: with three copies on five nodes, none is lost here.
+    let begun = Instant::now();
+    loop {
+        let now = read(&left[0].url);
+        if now.values().all(|(status, _)| *status != StatusCode::SERVICE_UNAVAILABLE) {
+            for i in 0..KEYS {
+                assert_eq!(now[&format!("key/{i}")], (StatusCode::OK, format!("value {i}")));
+            }
+            break;
+        }
+        assert!(begun.elapsed() < crate::ring::HEALED_WITHIN, "{}", ring.must(&["logs", "all"]));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    ring.must(&["apply", "--detach"]);
+    ring.wait_until("right", |status| status["right"] == true);
+    ring.must(&["check"]);
+    for node in ring.nodes() {
+        assert!(
+            read(&node.url).values().all(|(status, _)| *status == StatusCode::OK),
+            "{}",
+            node.name
+        );
+    }
+}
