@@ -23,6 +23,8 @@ enum Kind {
     Flag,
     /// A whole number from the first to the second.
     Number(u64, u64),
+    /// One of these words or numbers, written without quotes.
+    Word(&'static [&'static str]),
     /// A number of nodes, or a list of maps with these keys.
     Nodes(&'static [Key]),
 }
@@ -47,7 +49,7 @@ const TOP: &[Key] = &[
 
 const RING: &[Key] = &[
     key("name", Kind::Text(name)),
-    key("replicas", Kind::Text(|text| one_of(text, &["1", "3", "5", "7"]))),
+    key("replicas", Kind::Word(&["1", "3", "5", "7"])),
     key("tie_breaker", Kind::Text(name)),
     key("secret", Kind::Text(secret)),
 ];
@@ -331,6 +333,10 @@ impl Checker<'_> {
                 (!good).then(|| "must be true or false".to_owned())
             }
             (Kind::Number(least, most), value) => number_fault(value.as_scalar(), *least, *most),
+            (Kind::Word(choices), value) => {
+                let word = value.as_scalar().filter(|scalar| scalar.may_coerce());
+                one_of(word.map_or("", |word| word.as_str()), choices)
+            }
             (Kind::Nodes(keys), Node::Sequence(list)) => {
                 for (i, entry) in list.iter().enumerate() {
                     self.value(entry, &format!("{path}[{i}]"), &Kind::Map(keys));
@@ -408,14 +414,8 @@ const fn is_text(value: &serde_yaml::Value) -> bool {
 fn number_fault(scalar: Option<&MarkedScalarNode>, least: u64, most: u64) -> Option<String> {
     let number = scalar.filter(|scalar| scalar.may_coerce());
     let number = number.and_then(|scalar| scalar.as_str().parse::<u64>().ok());
-    if number.is_some_and(|number| (least..=most).contains(&number)) {
-        return None;
-    }
-    Some(if least == most {
-        format!("must be {least}: other numbers arrive later")
-    } else {
-        format!("must be a whole number from {least} to {most}")
-    })
+    let good = number.is_some_and(|number| (least..=most).contains(&number));
+    (!good).then(|| format!("must be a whole number from {least} to {most}"))
 }
 
 /// The known key that was probably meant, or all of them.

@@ -5,6 +5,7 @@
 
 mod backup;
 mod check;
+mod made_with;
 mod repair;
 #[path = "../parts/ring.rs"]
 mod ring;
