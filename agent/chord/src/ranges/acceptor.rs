@@ -12,6 +12,9 @@ use crate::request::Cursor;
 
 /// The most keys in the answer to one scan.
 const SCAN_LIMIT: usize = 1024;
+/// How many records it reads at once, and after how many bytes of values it answers with fewer keys.
+const SCAN_AT_ONCE: usize = 32;
+const SCAN_BYTES: usize = 8 << 20;
 
 /// An answer, and the commit that has to be on disk before it is given (0: none).
 pub(super) type Answered = Result<(Body, u64), Refusal>;
@@ -133,20 +136,29 @@ impl Ranges {
     ) -> Answered {
         let adopted = self.duty(&w.ctx.me.node, at, at.hi)?.seq;
         let limit = (limit as usize).clamp(1, SCAN_LIMIT);
-        let page = self.stored.scan(w.records, after, through, limit);
-        let (page, end) = page.map_err(|_| Refusal::Broken)?;
-        let seq = page.iter().map(|(_, seen)| seen.seq).fold(adopted, u64::max);
-        let entries = page
-            .into_iter()
-            .map(|(key, Seen { record, .. })| ScanEntry {
-                digest: with_digest.then(|| fingerprint(&key, &record)),
-                key,
-                accepted: record.accepted,
-                live: record.is_live(),
-                size: record.register.value.map_or(0, |value| value.bytes.len() as u32),
-            })
-            .collect();
-        Ok((Body::Scanned { entries, end }, seq))
+        let (mut entries, mut seq, mut bytes) = (Vec::new(), adopted, 0);
+        let mut after = after.cloned();
+        // Whole records are read: few at once, so that large values do not fill the memory.
+        loop {
+            let few = SCAN_AT_ONCE.min(limit - entries.len());
+            let part = self.stored.scan(w.records, after.as_ref(), through, few);
+            let (part, end) = part.map_err(|_| Refusal::Broken)?;
+            for (key, Seen { record, seq: written }) in part {
+                let size = record.register.value.as_ref().map_or(0, |value| value.bytes.len());
+                (seq, bytes) = (seq.max(written), bytes + size);
+                entries.push(ScanEntry {
+                    digest: with_digest.then(|| fingerprint(&key, &record)),
+                    key,
+                    accepted: record.accepted,
+                    live: record.is_live(),
+                    size: size as u32,
+                });
+            }
+            if end || entries.len() >= limit || bytes >= SCAN_BYTES {
+                return Ok((Body::Scanned { entries, end }, seq));
+            }
+            after = entries.last().map(|entry| Cursor::AfterKey(entry.key.clone()));
+        }
     }
 
     /// Tells digests of what was accepted.

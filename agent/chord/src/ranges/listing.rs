@@ -1,9 +1,13 @@
 //! Pages of keys: what a quorum of a range's members holds, in the order of points.
+//!
+//! A state that a majority of the members holds was chosen. Where the members that answered do not agree, a
+//! change is under way, was given up, or is not everywhere yet: the key is read like any other before the
+//! page is answered. So a page says of each key what a read of the key could have said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::round::Origin;
+use super::round::{Job, Origin, Task};
 use super::{Ranges, World};
 use crate::Id;
 use crate::call::{ListingId, RangeCall};
@@ -24,6 +28,17 @@ struct Listing {
     limit: u32,
     deadline: Time,
     pages: BTreeMap<NodeId, (Vec<ScanEntry>, bool)>,
+    /// What is to be answered, once enough members have.
+    draft: Option<Draft>,
+}
+
+/// A page, and what is not yet known of it.
+struct Draft {
+    /// The size of each key's value, or none if it has no value.
+    keys: BTreeMap<Key, Option<u32>>,
+    next: Option<Cursor>,
+    /// Keys that are being read.
+    unsure: BTreeSet<Key>,
 }
 
 /// The listings under way.
@@ -71,6 +86,7 @@ impl Ranges {
             limit,
             deadline,
             pages: BTreeMap::new(),
+            draft: None,
         };
         let everyone: Vec<Peer> = listing.config.everyone().cloned().collect();
         self.listings.under_way.insert(id, listing);
@@ -99,7 +115,8 @@ impl Ranges {
         from: NodeId,
         answer: Option<Body>,
     ) {
-        let Some(listing) = self.listings.under_way.get_mut(&id) else { return };
+        let found = self.listings.under_way.get_mut(&id).filter(|listing| listing.draft.is_none());
+        let Some(listing) = found else { return };
         match answer {
             Some(Body::Scanned { entries, end }) => {
                 listing.pages.insert(from, (entries, end));
@@ -133,11 +150,55 @@ impl Ranges {
                 return;
             }
         }
-        if listing.is_agreed()
-            && let Some(listing) = self.listings.under_way.remove(&id)
+        if listing.is_agreed() {
+            self.draft_page(w, id);
+        }
+    }
+
+    /// Enough members have answered: what they do not agree about is read.
+    fn draft_page<R: Records>(&mut self, w: &mut World<'_, R>, id: ListingId) {
+        let Some(listing) = self.listings.under_way.get_mut(&id) else { return };
+        let draft = listing.merge();
+        let (unsure, deadline) = (draft.unsure.clone(), listing.deadline);
+        listing.draft = Some(draft);
+        for key in unsure {
+            let origin = Origin::Listing(id, key.clone());
+            self.submit(w, &key, Job { origin, task: Task::Get, deadline });
+        }
+        self.finish_listing(w, id);
+    }
+
+    /// A key of a page was read.
+    pub(super) fn on_listed_key_read<R: Records>(
+        &mut self,
+        w: &mut World<'_, R>,
+        id: ListingId,
+        key: Key,
+        outcome: Result<Answer, Failure>,
+    ) {
+        let Some(listing) = self.listings.under_way.get_mut(&id) else { return };
+        let Some(draft) = &mut listing.draft else { return };
+        let size = match outcome {
+            Ok(Answer::Found { value, .. }) => Some(value.bytes.len() as u32),
+            Ok(_) => None,
+            Err(failure) => return self.fail_listing(w, id, failure),
+        };
+        draft.unsure.remove(&key);
+        draft.keys.insert(key, size);
+        self.finish_listing(w, id);
+    }
+
+    fn finish_listing<R: Records>(&mut self, w: &mut World<'_, R>, id: ListingId) {
+        let is_sure = |draft: &Draft| draft.unsure.is_empty();
+        let listing = self.listings.under_way.get(&id);
+        if listing.and_then(|listing| listing.draft.as_ref()).is_some_and(is_sure)
+            && let Some(Listing { origin, draft: Some(draft), .. }) =
+                self.listings.under_way.remove(&id)
         {
-            let answer = listing.merge();
-            self.finish_origin(w, listing.origin, Ok(answer));
+            let keys = draft.keys.into_iter();
+            let keys =
+                keys.filter_map(|(key, size)| Some(ListedKey { key, size: size? })).collect();
+            self.finish_origin(w, origin, Ok(Answer::Listed { keys, next: draft.next }));
         }
     }
 
@@ -158,24 +219,36 @@ impl Listing {
         self.config.is_quorum(has) && (!self.ask_prev || self.config.is_prev_quorum(has))
     }
 
-    fn merge(&self) -> Answer {
+    fn merge(&self) -> Draft {
         let (merged, horizon) = merge_pages(self.pages.values());
-        let mut keys = Vec::new();
-        let mut next = match horizon {
+        let next = match horizon {
             Some(key) => Some(Cursor::AfterKey(key)),
             None if self.through == Id::MAX => None,
             None => Some(Cursor::AfterPoint(self.through)),
         };
+        let mut draft = Draft { keys: BTreeMap::new(), next, unsure: BTreeSet::new() };
         for (key, newest) in merged {
-            if newest.live && key.name().starts_with(&*self.prefix) {
-                keys.push(ListedKey { key: key.clone(), size: newest.size });
+            let has_prefix = key.name().starts_with(&*self.prefix);
+            let is_chosen = self.config.is_quorum(|node| {
+                let page = self.pages.get(node).map(|(entries, _)| entries);
+                page.and_then(|entries| {
+                    let at = entries.binary_search_by(|entry| entry.key.cmp(&key));
+                    at.ok().map(|at| &entries[at])
+                })
+                .is_some_and(|entry| entry.accepted == newest.accepted)
+            });
+            if has_prefix && !is_chosen {
+                draft.unsure.insert(key.clone());
             }
-            if keys.len() >= self.limit as usize {
-                next = Some(Cursor::AfterKey(key));
+            if has_prefix && (newest.live || !is_chosen) {
+                draft.keys.insert(key.clone(), Some(newest.size));
+            }
+            if draft.keys.len() >= self.limit as usize {
+                draft.next = Some(Cursor::AfterKey(key));
                 break;
             }
         }
-        Answer::Listed { keys, next }
+        draft
     }
 }
 

@@ -319,7 +319,7 @@ impl Ranges {
             Origin::There(peer, call) => {
                 w.ctx.answer(&peer, call, Body::Forwarded { outcome });
             }
-            Origin::Pass(..) | Origin::Comparison(..) => {}
+            Origin::Pass(..) | Origin::Comparison(..) | Origin::Listing(..) => {}
         }
     }
 

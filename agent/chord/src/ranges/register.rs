@@ -497,6 +497,9 @@ impl Ranges {
                     w.ctx.answer(&peer, call, Body::Forwarded { outcome: outcome.clone() });
                 }
                 Origin::Pass(pass, key) => self.on_pass_key_done(w, pass, key, outcome.is_ok()),
+                Origin::Listing(listing, key) => {
+                    self.on_listed_key_read(w, listing, key, outcome.clone());
+                }
                 Origin::Comparison(id, key) => {
                     self.on_compared_key_done(w, id, key, outcome.is_ok());
                 }

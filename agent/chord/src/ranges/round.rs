@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Errand;
-use crate::call::{OperationId, PassId};
+use crate::call::{ListingId, OperationId, PassId};
 use crate::config::{Ballot, Config, NodeId, Peer, is_majority};
 use crate::message::{CallId, Refusal};
 use crate::record::{Key, Register};
@@ -22,6 +22,8 @@ pub(super) enum Origin {
     Pass(PassId, Key),
     /// A comparison of members, for the same.
     Comparison(PassId, Key),
+    /// A page of a list, which is not sure of the key.
+    Listing(ListingId, Key),
 }
 
 /// Something to be done with one key.
