@@ -9,6 +9,7 @@ use sky_chord::{
 
 use crate::sim::cluster::{Cluster, Step};
 use crate::sim::random::Random;
+use crate::sim::watch::Range;
 use crate::sim::workload::{Workload, get, list};
 
 fn settings() -> Settings {
@@ -83,18 +84,20 @@ fn a_full_disk_holds_up_a_repair_until_it_has_room() {
     let mut cluster = Cluster::ring(3, settings(), 3);
     write_keys(&mut cluster, 20);
     for machine in [0, 1] {
-        cluster.fill_disk(machine, true);
+        cluster.fill(machine, true);
     }
     cluster.crash(2);
     cluster.machines[2].gone = true;
     cluster.run_for(Duration::from_secs(15));
-    let has_two = |config: &sky_chord::Config| config.members.len() == 2 && config.prev.len() == 3;
+    let has_two = |range: &Range| {
+        range.members.len() == 2 && range.prev.as_ref().is_some_and(|prev| prev.len() == 3)
+    };
     assert!(cluster.configs().iter().any(has_two), "nothing had to be swept");
     read_keys(&mut cluster, 20);
     let refused = cluster.operate(0, put(&key(0), 1, Condition::Always));
     assert_eq!(refused, Err(Failure::DiskFull));
     for machine in [0, 1] {
-        cluster.fill_disk(machine, false);
+        cluster.fill(machine, false);
     }
     cluster.settle();
     read_keys(&mut cluster, 20);
@@ -232,7 +235,7 @@ fn replies(cluster: &mut Cluster, tickets: Vec<Ticket>) -> Vec<Reply> {
 #[test]
 fn a_request_that_comes_twice_is_applied_once() {
     let mut cluster = Cluster::ring(5, settings(), 5);
-    cluster.network.duplication = 0.5;
+    cluster.network.usual.duplication = 0.5;
     let id = 1 << 65;
     let first = put(&key(0), 1, Condition::Always);
     let tickets: Vec<_> = (0..5).map(|m| operate(&mut cluster, m, id, first.clone())).collect();
