@@ -7,7 +7,7 @@ use sky_chord::{
     Ticket, Value,
 };
 
-use crate::sim::cluster::{Cluster, Step};
+use crate::sim::cluster::{Cluster, Step, even_position};
 use crate::sim::random::Random;
 use crate::sim::watch::Range;
 use crate::sim::workload::{Workload, get, list};
@@ -349,6 +349,52 @@ fn only_what_differs_travels() {
         let disks = cluster.machines.iter().map(|machine| machine.disk.accepted());
         let disks: Vec<_> = disks.collect();
         assert!(disks.windows(2).all(|two| two[0] == two[1]), "the disks differ");
+    }
+}
+
+/// Who kept a range before forgets it when told that the sweep is done: the new member must know by then.
+#[test]
+fn a_sweep_is_done_when_its_end_is_on_disk() {
+    for seed in 0..8 {
+        let single = Settings { replicas: 1, ..settings() };
+        let mut cluster = Cluster::ring(seed, single, 1);
+        write_keys(&mut cluster, 20);
+        let newcomer = cluster.add(even_position(1, 2));
+        let is_swept = |machine: usize, notice: &Notice| {
+            machine == newcomer && matches!(notice, Notice::SweepDone { .. })
+        };
+        assert!(hears(&mut cluster, 20, is_swept), "there was no sweep");
+        cluster.crash(newcomer);
+        cluster.run_for(Duration::from_secs(1));
+        cluster.start(newcomer);
+        cluster.settle();
+        read_keys(&mut cluster, 20);
+    }
+}
+
+/// The clocks of agents differ, and a key remembers the last requests only: a request that its client
+/// names is carried out all the same, through whichever agent.
+#[test]
+fn a_named_request_needs_no_clock() {
+    for seed in 0..4 {
+        let mut cluster = Cluster::ring(seed, settings(), 3);
+        for ahead in 0..3 {
+            cluster.machines[ahead].wall = 1_000_000 * (3 - ahead as i64);
+        }
+        for index in 0..20 {
+            let answer = cluster.operate(0, put(&key(0), index, Condition::Always));
+            assert!(matches!(answer, Ok(Answer::Stored { .. })), "{answer:?}");
+        }
+        for machine in 0..3 {
+            let named = 1 << 65 | machine as u128;
+            let write = put(&key(0), 100 + machine, Condition::Exists);
+            let ticket = operate(&mut cluster, machine, named, write);
+            let answers = replies(&mut cluster, vec![ticket]);
+            assert!(
+                matches!(answers[..], [Reply::Operated(Ok(Answer::Stored { created: false, .. }))]),
+                "{machine}: {answers:?}"
+            );
+        }
     }
 }
 
