@@ -398,7 +398,7 @@ impl Cluster {
         self.last_number
     }
 
-    /// The configurations in force, as far as anybody said: the latest of each point of the circle.
+    /// The configurations that are decided: the latest of each point of the circle.
     pub(crate) fn configs(&self) -> Vec<Range> {
         self.watch.latest()
     }

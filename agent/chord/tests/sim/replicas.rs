@@ -12,7 +12,7 @@ use super::cluster::Cluster;
 pub(crate) fn assert_alike(cluster: &Cluster) {
     let disks: BTreeMap<NodeId, BTreeMap<Key, Record>> =
         cluster.machines.iter().map(|place| (place.peer.node, place.disk.records())).collect();
-    for range in cluster.configs() {
+    for range in cluster.watch.in_force() {
         let held: Vec<_> = range
             .members
             .iter()

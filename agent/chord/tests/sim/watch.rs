@@ -45,13 +45,15 @@ pub(crate) struct Range {
     pub(crate) members: Vec<Peer>,
     /// The members before it if they were others; not seen if none.
     pub(crate) prev: Option<BTreeSet<NodeId>>,
+    /// Whether somebody said so. What only the votes on disks tell is not in force before it is found.
+    is_told: bool,
 }
 
 impl Range {
     fn of(config: &Config) -> Self {
         let Config { lo, hi, epoch, ref members, ref prev, .. } = *config;
         let prev = prev.iter().map(|peer| peer.node).collect();
-        Self { lo, hi, epoch, members: members.clone(), prev: Some(prev) }
+        Self { lo, hi, epoch, members: members.clone(), prev: Some(prev), is_told: true }
     }
 
     pub(crate) fn covers(&self, point: Id) -> bool {
@@ -242,7 +244,7 @@ impl Watch {
             // A view does not show it any more after the sweep.
             let prev = range.prev.iter().map(|peer| peer.node).collect::<BTreeSet<_>>();
             let prev = Some(prev).filter(|prev| !prev.is_empty());
-            self.ledger.on_config(Range { lo, hi, epoch, members, prev });
+            self.ledger.on_config(Range { lo, hi, epoch, members, prev, is_told: true });
             reported.add(lo, hi, epoch);
         }
         let before = [Some(&*reported), self.shown.get(&node), Some(self.ledger.durable(&node))];
@@ -286,8 +288,13 @@ impl Watch {
         self.ledger.config(key.hash(), epoch).is_some()
     }
 
-    /// For each point the configuration of the highest epoch seen.
+    /// For each point the configuration of the highest epoch decided.
     pub(crate) fn latest(&self) -> Vec<Range> {
-        self.ledger.latest()
+        self.ledger.latest(|_| true)
+    }
+
+    /// For each point the configuration of the highest epoch that somebody told of.
+    pub(crate) fn in_force(&self) -> Vec<Range> {
+        self.ledger.latest(|range| range.is_told)
     }
 }

@@ -70,6 +70,7 @@ impl Ledger {
                 && other.nodes() == config.nodes()
                 && (other.prev.is_none() || config.prev.is_none() || other.prev == config.prev);
             assert!(is_same, "two configurations:\n{other:?}\n{config:?}");
+            other.is_told |= config.is_told;
             is_new = other.prev.is_none() && config.prev.is_some();
             if is_new {
                 other.prev.clone_from(&config.prev);
@@ -120,7 +121,9 @@ impl Ledger {
         for (_, accepted) in of_slot.filter(|(_, accepted)| accepted.is_chosen) {
             assert_eq!(accepted.what, proposal, "the slot {tag:?} is decided twice");
         }
-        proposal.configs().iter().for_each(|config| self.on_config(Range::of(config)));
+        for config in proposal.configs() {
+            self.on_config(Range { is_told: false, ..Range::of(config) });
+        }
     }
 
     /// Whether a node's disk holds a vote for this ballot or a later one.
@@ -184,10 +187,10 @@ impl Ledger {
         configs.filter(move |config| config.covers(point))
     }
 
-    /// For each point the configuration of the highest epoch seen.
-    pub(super) fn latest(&self) -> Vec<Range> {
+    /// For each point the configuration of the highest epoch, among those that count.
+    pub(super) fn latest(&self, counts: impl Fn(&Range) -> bool) -> Vec<Range> {
         let mut latest: Vec<Range> = Vec::new();
-        for config in self.decided.values().rev().flatten() {
+        for config in self.decided.values().rev().flatten().filter(|config| counts(config)) {
             if !latest.iter().any(|newer| newer.overlaps(config)) {
                 latest.push(config.clone());
             }
