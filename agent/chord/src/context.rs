@@ -89,9 +89,14 @@ impl Context {
 
     /// Says something that wants no answer.
     pub(crate) fn tell(&mut self, to: &Peer, body: Body) {
+        self.tell_after(0, to, body);
+    }
+
+    /// Says something that wants no answer when commit `seq` is on disk.
+    pub(crate) fn tell_after(&mut self, seq: u64, to: &Peer, body: Body) {
         self.last_call += 1;
         let call = CallId(self.last_call);
-        self.send(to, Message { call, body });
+        self.answer_after(seq, to, call, body);
     }
 
     /// Answers a question at once.

@@ -229,7 +229,7 @@ impl Ranges {
         }
         known.swept = true;
         known.released = !known.config.has_member(&me);
-        w.ctx.persist_meta(format!("range/{}", at.hi), &*known);
+        known.seq = w.ctx.persist_meta(format!("range/{}", at.hi), &*known);
         w.ctx.timers.set_earlier(Timer::Reconcile, w.ctx.now);
     }
 }

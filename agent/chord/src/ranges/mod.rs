@@ -89,7 +89,7 @@ struct Known {
     swept: bool,
     /// Whether this node has no more duties here, and its keys may go.
     released: bool,
-    /// The commit that puts the adoption on disk: nothing is answered in this epoch before it is.
+    /// The commit that puts this on disk: nothing is answered in this epoch before it is.
     #[serde(skip)]
     seq: u64,
 }

@@ -27,7 +27,7 @@ pub(crate) struct Errand {
     pub(crate) stamp: u64,
     /// Whether another node may already be at work on it.
     pub(crate) retry: bool,
-    /// Whether no other node is asked, before and as long as this one is at work.
+    /// Whether the first agent asks no other node, before and as long as this one is at work.
     pub(crate) sole: bool,
     /// What is to be done.
     pub(crate) operation: Operation,
@@ -41,7 +41,7 @@ struct Pending {
     request: RequestId,
     stamp: u64,
     retry: bool,
-    /// Whether the member at work was promised that no other is asked meanwhile.
+    /// Whether the member at work was promised that this node asks no other meanwhile.
     sole: bool,
     operation: Operation,
     deadline: Time,
@@ -387,12 +387,11 @@ impl Ranges {
                 self.conclude(w, id, Err(Failure::DiskFull));
             }
             Err(Failure::TooOld) => {
-                if pending.open.is_empty() && !pending.maybe && !pending.retry {
-                    // Nobody else is at work on it, and nobody will be until there is an answer.
+                if pending.open.is_empty() && !pending.maybe {
+                    // Nobody else is at work on it for this node, and nobody will be until there is an
+                    // answer. What a client sent elsewhere before is forgotten: this counts as new.
                     pending.sole = true;
                     pending.asked.remove(&from);
-                } else {
-                    pending.maybe = true;
                 }
                 self.ask_next(w, id);
             }

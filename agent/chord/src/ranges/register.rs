@@ -358,16 +358,12 @@ impl Ranges {
         settled: bool,
     ) {
         let Some(round) = self.registers.rounds.get_mut(&id) else { return };
-        let mut may_be_done = round.proposed;
         let decision = match round.jobs.first().map(|job| &job.task) {
-            Some(Task::Change(errand)) => {
-                may_be_done |= errand.retry;
-                decide(current, round.ballot, errand)
-            }
+            Some(Task::Change(errand)) => decide(current, round.ballot, errand),
             _ => Some(Decision { outcome: found(&current), register: current, changes: false }),
         };
         let Some(decision) = decision else {
-            let failure = if may_be_done { Failure::MaybeApplied } else { Failure::TooOld };
+            let failure = if round.proposed { Failure::MaybeApplied } else { Failure::TooOld };
             return self.fail_round(w, id, failure);
         };
         let is_identity = matches!(round.jobs.first(), Some(Job { task: Task::Identity, .. }));

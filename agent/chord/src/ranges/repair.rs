@@ -224,9 +224,13 @@ impl Ranges {
             return;
         }
         let me = w.ctx.me.node;
-        // Of a part whose members are not known, any node may know more.
+        // Of a part whose members are not known, any node may know more; who was a member before may know
+        // that the sweep is done, and have released the range.
+        let is_unswept = self.known.get(&config.hi).is_some_and(super::Known::must_ask_prev);
         let asked: Vec<_> = if config.members.is_empty() {
             w.members.live().cloned().collect()
+        } else if is_unswept {
+            config.everyone().cloned().collect()
         } else {
             config.members.clone()
         };

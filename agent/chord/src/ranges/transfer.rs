@@ -217,11 +217,13 @@ impl Ranges {
         let Some(pass) = self.passes.under_way.remove(&hi) else { return };
         let at = pass.config.tag();
         w.ctx.notify(Notice::SweepDone { hi, epoch: at.epoch, keys: pass.handled });
+        self.on_swept(w, at);
+        // Who is told forgets what it held: from then on nobody may need to sweep again.
+        let known_here = w.ctx.last_commit();
         let me = w.ctx.me.node;
         for peer in pass.config.everyone().filter(|peer| peer.node != me) {
-            w.ctx.tell(&w.members.current(peer), Body::Swept { at });
+            w.ctx.tell_after(known_here, &w.members.current(peer), Body::Swept { at });
         }
-        self.on_swept(w, at);
         w.ctx.timers.set_earlier(Timer::Reconcile, w.ctx.now);
     }
 }

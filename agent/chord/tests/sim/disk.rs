@@ -6,7 +6,9 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use sky_chord::{Ballot, Cursor, Effect, Id, Key, Record, Records, RequestId, StoreError, Write};
+use sky_chord::{
+    Ballot, Cursor, Effect, Id, Key, Record, Records, Register, RequestId, StoreError, Write,
+};
 
 use super::random::Random;
 
@@ -19,6 +21,28 @@ pub(crate) struct Disk {
     /// The last commit that the sync under way will cover.
     syncing: Option<u64>,
     last_seq: u64,
+    health: Health,
+    /// Whether what every sync replaces is kept, so that it can be taken back.
+    pub(crate) keeps_undo: bool,
+}
+
+/// Whether a disk takes writes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    #[default]
+    Good,
+    /// The next sync fails.
+    Failing,
+    /// A sync failed: no other one is tried before the process has been started again.
+    Failed,
+}
+
+/// How a sync ended.
+pub(crate) enum Ended {
+    /// Everything up to this commit is durable; these are the writes.
+    Synced(u64, Vec<Write>),
+    /// This commit and all later ones are not, as far as anybody can tell.
+    Failed(u64),
 }
 
 /// What survives a power cut.
@@ -30,6 +54,15 @@ struct Synced {
     marks: BTreeMap<Key, (Ballot, Ballot)>,
     /// Every version of each key ever synced, also those only remembered with a request id.
     versions: BTreeSet<(Key, Ballot)>,
+    /// What the last writes replaced, oldest first.
+    undo: Vec<Undo>,
+}
+
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "records are most of it")]
+enum Undo {
+    Record(Key, Option<Record>),
+    Meta(String, Option<Bytes>),
 }
 
 impl Disk {
@@ -43,38 +76,103 @@ impl Disk {
 
     /// Begins to sync all that is pending, as one commit of a group; false if there is nothing to do.
     pub(crate) fn start_sync(&mut self) -> bool {
-        if self.syncing.is_some() {
+        if self.syncing.is_some() || self.health == Health::Failed {
             return false;
         }
         self.syncing = self.pending.back().map(|(seq, _)| *seq);
         self.syncing.is_some()
     }
 
-    /// The sync under way ends: up to which commit everything is durable now.
-    pub(crate) fn finish_sync(&mut self) -> Option<u64> {
+    /// The sync under way ends.
+    pub(crate) fn finish_sync(&mut self) -> Option<Ended> {
         let through = self.syncing.take()?;
-        while self.pending.front().is_some_and(|(seq, _)| *seq <= through) {
-            self.apply_first();
+        let first = self.pending.front().map_or(through, |(seq, _)| *seq);
+        if self.health == Health::Failing {
+            self.health = Health::Failed;
+            return Some(Ended::Failed(first));
         }
-        Some(through)
+        let count = self.pending.iter().take_while(|(seq, _)| *seq <= through).count();
+        Some(Ended::Synced(through, self.apply(count)))
     }
 
-    fn apply_first(&mut self) {
-        if let Some((_, writes)) = self.pending.pop_front() {
-            let mut synced = self.synced.borrow_mut();
-            writes.into_iter().for_each(|write| synced.apply(write));
-        }
+    /// Puts the first pending commits on the platter.
+    fn apply(&mut self, commits: usize) -> Vec<Write> {
+        let commits = self.pending.drain(..commits);
+        let writes: Vec<_> = commits.flat_map(|(_, writes)| writes).collect();
+        let mut synced = self.synced.borrow_mut();
+        writes.iter().for_each(|write| synced.apply(write, self.keeps_undo));
+        writes
     }
 
     /// The power goes: what was not synced is lost, except for commits that happened to reach the
-    /// platter, which are a beginning of the pending ones.
-    pub(crate) fn cut(&mut self, random: &mut Random) {
-        for _ in 0..random.below(self.pending.len() + 1) {
-            self.apply_first();
-        }
+    /// platter, which are a beginning of the pending ones and are returned. No commit is there in part:
+    /// the store's checksums see to that.
+    pub(crate) fn cut(&mut self, random: &mut Random) -> Vec<Write> {
+        let survived = self.apply(random.below(self.pending.len() + 1));
         self.pending.clear();
         self.syncing = None;
         self.last_seq = 0;
+        self.health = Health::Good;
+        survived
+    }
+
+    /// Lets the next sync fail.
+    pub(crate) fn break_down(&mut self) {
+        self.health = Health::Failing;
+    }
+
+    /// Whether writes fail, or the next one will.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.health != Health::Good
+    }
+
+    /// Whether the process has been told that a write failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.health == Health::Failed
+    }
+
+    /// A wrong of which no disk may be guilty: it takes back what it said was durable.
+    pub(crate) fn take_back(&mut self, writes: usize) {
+        let mut synced = self.synced.borrow_mut();
+        for _ in 0..writes {
+            match synced.undo.pop() {
+                Some(Undo::Record(key, Some(record))) => drop(synced.records.insert(key, record)),
+                Some(Undo::Record(key, None)) => drop(synced.records.remove(&key)),
+                Some(Undo::Meta(name, Some(bytes))) => drop(synced.meta.insert(name, bytes)),
+                Some(Undo::Meta(name, None)) => drop(synced.meta.remove(&name)),
+                None => return,
+            }
+        }
+    }
+
+    /// Another wrong: the first pending commit is there in part. Of a record the ballots are new, and
+    /// what they belong to is old.
+    pub(crate) fn tear(&mut self) {
+        let Some((_, writes)) = self.pending.pop_front() else { return };
+        let mut synced = self.synced.borrow_mut();
+        self.pending.clear();
+        for write in writes {
+            if let Write::Record(key, mut record) = write {
+                let old = synced.records.get(&key).map(|old| old.register.clone());
+                record.register = old.unwrap_or(Register::ABSENT);
+                synced.records.insert(key, record);
+            }
+        }
+    }
+
+    /// Another wrong: deleted keys are forgotten at once.
+    pub(crate) fn drop_tombstones(&mut self) {
+        self.synced.borrow_mut().records.retain(|_, record| record.is_live());
+    }
+
+    /// Another wrong: the meta records of this kind are forgotten.
+    pub(crate) fn drop_meta(&mut self, prefix: &str) {
+        self.synced.borrow_mut().meta.retain(|name, _| !name.starts_with(prefix));
+    }
+
+    /// The records, for a comparison of replicas.
+    pub(crate) fn records(&self) -> BTreeMap<Key, Record> {
+        self.synced.borrow().records.clone()
     }
 
     /// What a process sees that starts on this disk.
@@ -126,24 +224,27 @@ impl Disk {
 }
 
 impl Synced {
-    fn apply(&mut self, write: Write) {
-        match write {
-            Write::Record(key, record) => self.apply_record(key, record),
-            Write::Forget(key) => {
-                self.records.remove(&key);
+    fn apply(&mut self, write: &Write, keep_undo: bool) {
+        let undo = match write {
+            Write::Record(key, record) => {
+                Undo::Record(key.clone(), self.apply_record(key, record.clone()))
             }
+            Write::Forget(key) => Undo::Record(key.clone(), self.records.remove(key)),
             Write::Meta { name, bytes: Some(bytes) } => {
-                self.meta.insert(name, bytes);
+                Undo::Meta(name.clone(), self.meta.insert(name.clone(), bytes.clone()))
             }
-            Write::Meta { name, bytes: None } => {
-                self.meta.remove(&name);
-            }
+            Write::Meta { name, bytes: None } => Undo::Meta(name.clone(), self.meta.remove(name)),
+        };
+        if keep_undo {
+            self.undo.push(undo);
         }
     }
 
-    fn apply_record(&mut self, key: Key, record: Record) {
+    /// Stores a record and returns the one before. A promise can be taken back only by forgetting the
+    /// whole record, as of a tombstone or of a range that was left.
+    fn apply_record(&mut self, key: &Key, record: Record) -> Option<Record> {
         assert_eq!(Record::from_bytes(&record.to_bytes()).as_ref(), Some(&record));
-        if let Some(old) = self.records.get(&key) {
+        if let Some(old) = self.records.get(key) {
             assert!(old.promised <= record.promised, "{key:?}: a promise went back");
             assert!(old.accepted <= record.accepted, "{key:?}: accepted went back");
         }
@@ -153,7 +254,7 @@ impl Synced {
         for version in changes.map(|done| done.version).chain([record.register.version]) {
             self.versions.insert((key.clone(), version));
         }
-        self.records.insert(key, record);
+        self.records.insert(key.clone(), record)
     }
 }
 

@@ -5,7 +5,12 @@ use std::time::Duration;
 
 use sky_chord::{Event, Node, Peer, Time};
 
+use super::clock::Clock;
 use super::disk::{Disk, Reader};
+
+/// How long a sync of a good disk takes, at least and at most.
+pub(crate) const GOOD_SYNC: (Duration, Duration) =
+    (Duration::from_micros(100), Duration::from_millis(2));
 
 /// A place for a node: what stays when its process dies.
 pub(crate) struct Machine {
@@ -13,6 +18,8 @@ pub(crate) struct Machine {
     pub(crate) disk: Disk,
     /// How long a sync takes, at least and at most.
     pub(crate) sync: (Duration, Duration),
+    /// Whether the disk has no room: the process is told, and has to refuse what is new.
+    pub(crate) disk_full: bool,
     pub(crate) paused: bool,
     /// Left the ring, or lost for good: nobody starts it again.
     pub(crate) gone: bool,
@@ -20,7 +27,11 @@ pub(crate) struct Machine {
     pub(crate) leaving: bool,
     /// When it last died, was paused or resumed.
     pub(crate) disturbed: Time,
-    pub(super) boot: u32,
+    /// How far its wall clock is from virtual time, in microseconds.
+    pub(crate) wall: i64,
+    /// Whether its process knows that a write failed.
+    pub(super) told_failed: bool,
+    pub(crate) boot: u32,
     pub(super) process: Option<Process>,
     /// What waits for a paused process.
     pub(super) backlog: VecDeque<Event>,
@@ -31,8 +42,7 @@ pub(super) struct Process {
     pub(super) node: Node<Reader>,
     /// Distinguishes the processes of one machine.
     pub(super) number: u64,
-    /// How far its clock is ahead, in microseconds.
-    pub(super) skew: u64,
+    pub(super) clock: Clock,
     pub(super) wake: Option<Time>,
 }
 
@@ -42,11 +52,14 @@ impl Machine {
         Self {
             peer,
             disk: Disk::default(),
-            sync: (Duration::from_micros(100), Duration::from_millis(2)),
+            sync: GOOD_SYNC,
+            disk_full: false,
             paused: false,
             gone: false,
             leaving: false,
             disturbed: now,
+            wall: 0,
+            told_failed: false,
             boot: 0,
             process: None,
             backlog: VecDeque::new(),

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use sky_chord::{Answer, Condition, Config, Failure, NodeId, RangeTag, Reply, Request, Settings};
+use sky_chord::{
+    Answer, Condition, Config, Failure, NodeId, Peer, RangeTag, Reply, Request, Settings,
+};
 
 use crate::sim::cluster::{Cluster, even_position};
+use crate::sim::watch::Range;
 use crate::sim::workload::get;
 use crate::targeted::{key, put, read_keys, settings, write_keys};
 
@@ -21,16 +24,24 @@ fn node(cluster: &Cluster, machine: usize) -> NodeId {
 }
 
 /// The ranges that lack a majority, each with the machines that still hold data of it.
-fn stuck(cluster: &Cluster) -> Vec<(Config, Vec<usize>)> {
-    let awake = cluster.awake();
-    let survivors = |config: &Config| -> Vec<usize> {
-        let keeps = |machine: &usize| config.has_member(&node(cluster, *machine));
-        awake.iter().copied().filter(keeps).collect()
-    };
-    let all = cluster.configs().into_iter().map(|config| (survivors(&config), config));
-    all.filter(|(survivors, config)| survivors.len() * 2 <= config.members.len())
-        .map(|(survivors, config)| (config, survivors))
+fn stuck(cluster: &Cluster) -> Vec<(RangeTag, Vec<usize>)> {
+    let all = cluster.configs().into_iter().map(|range| (range_members(cluster, &range), range));
+    all.filter(|(survivors, range)| survivors.len() * 2 <= range.members.len())
+        .map(|(survivors, range)| (tag(&range), survivors))
         .collect()
+}
+
+/// The members that are up.
+fn range_members(cluster: &Cluster, range: &Range) -> Vec<usize> {
+    let keeps = |machine: &usize| {
+        let node = node(cluster, *machine);
+        range.members.iter().any(|peer: &Peer| peer.node == node)
+    };
+    cluster.awake().into_iter().filter(keeps).collect()
+}
+
+fn tag(range: &Range) -> RangeTag {
+    RangeTag { hi: range.hi, epoch: range.epoch }
 }
 
 fn order(cluster: &Cluster, at: RangeTag, survivors: &[usize]) -> Request {
@@ -62,10 +73,10 @@ fn survivors_go_on_when_a_majority_is_gone_for_good() {
     assert!(!stuck_ranges.is_empty());
     let answers: Vec<_> = (0..100).map(|index| cluster.operate(0, get(&key(index)))).collect();
     assert!(answers.iter().any(|answer| matches!(answer, Err(Failure::Unavailable(_)))));
-    for (config, survivors) in stuck_ranges {
-        let forced = force(&mut cluster, survivors[0], config.tag(), &survivors).unwrap();
-        assert!(forced.forced && forced.epoch > config.epoch, "{forced:?}");
-        let again = force(&mut cluster, survivors[0], config.tag(), &survivors);
+    for (at, survivors) in stuck_ranges {
+        let forced = force(&mut cluster, survivors[0], at, &survivors).unwrap();
+        assert!(forced.forced && forced.epoch > at.epoch, "{forced:?}");
+        let again = force(&mut cluster, survivors[0], at, &survivors);
         assert!(again.unwrap_err().starts_with("the range is in epoch"));
     }
     cluster.settle();
@@ -90,10 +101,9 @@ fn write_keys_again(cluster: &mut Cluster, count: usize) {
 fn a_range_that_can_go_on_by_itself_is_not_forced() {
     let mut cluster = Cluster::ring(2, settings(), 5);
     write_keys(&mut cluster, 10);
-    let config = cluster.configs().remove(0);
-    let (at, all) = (config.tag(), cluster.awake());
-    let members: Vec<usize> =
-        all.iter().copied().filter(|m| config.has_member(&node(&cluster, *m))).collect();
+    let range = cluster.configs().remove(0);
+    let (at, all) = (tag(&range), cluster.awake());
+    let members = range_members(&cluster, &range);
     let stranger = all.iter().copied().find(|machine| !members.contains(machine)).unwrap();
     let (first, second) = (members[0], members[1]);
 
@@ -123,9 +133,9 @@ fn of_two_orders_one_is_carried_out() {
         cluster.run_for(Duration::from_secs(2));
         destroy(&mut cluster, &[0, 2, 4]);
         cluster.run_for(Duration::from_secs(5));
-        let (config, survivors) = stuck(&cluster).remove(0);
+        let (at, survivors) = stuck(&cluster).remove(0);
         assert_eq!(survivors, [1, 3]);
-        let request = order(&cluster, config.tag(), &survivors);
+        let request = order(&cluster, at, &survivors);
         let tickets: Vec<_> =
             survivors.iter().map(|machine| cluster.request(*machine, request.clone())).collect();
         cluster.run_for(Duration::from_secs(9));
@@ -137,8 +147,8 @@ fn of_two_orders_one_is_carried_out() {
         }
         assert_eq!(epochs.len(), 2, "seed {seed}");
         assert_eq!(epochs[0], epochs[1], "seed {seed}");
-        for (config, survivors) in stuck(&cluster) {
-            force(&mut cluster, survivors[0], config.tag(), &survivors).unwrap();
+        for (at, survivors) in stuck(&cluster) {
+            force(&mut cluster, survivors[0], at, &survivors).unwrap();
         }
         read_keys(&mut cluster, 20);
     }

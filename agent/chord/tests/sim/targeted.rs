@@ -7,8 +7,9 @@ use sky_chord::{
     Ticket, Value,
 };
 
-use crate::sim::cluster::{Cluster, Step};
+use crate::sim::cluster::{Cluster, Step, even_position};
 use crate::sim::random::Random;
+use crate::sim::watch::Range;
 use crate::sim::workload::{Workload, get, list};
 
 pub(super) fn settings() -> Settings {
@@ -83,18 +84,20 @@ fn a_full_disk_holds_up_a_repair_until_it_has_room() {
     let mut cluster = Cluster::ring(3, settings(), 3);
     write_keys(&mut cluster, 20);
     for machine in [0, 1] {
-        cluster.fill_disk(machine, true);
+        cluster.fill(machine, true);
     }
     cluster.crash(2);
     cluster.machines[2].gone = true;
     cluster.run_for(Duration::from_secs(15));
-    let has_two = |config: &sky_chord::Config| config.members.len() == 2 && config.prev.len() == 3;
+    let has_two = |range: &Range| {
+        range.members.len() == 2 && range.prev.as_ref().is_some_and(|prev| prev.len() == 3)
+    };
     assert!(cluster.configs().iter().any(has_two), "nothing had to be swept");
     read_keys(&mut cluster, 20);
     let refused = cluster.operate(0, put(&key(0), 1, Condition::Always));
     assert_eq!(refused, Err(Failure::DiskFull));
     for machine in [0, 1] {
-        cluster.fill_disk(machine, false);
+        cluster.fill(machine, false);
     }
     cluster.settle();
     read_keys(&mut cluster, 20);
@@ -232,7 +235,7 @@ fn replies(cluster: &mut Cluster, tickets: Vec<Ticket>) -> Vec<Reply> {
 #[test]
 fn a_request_that_comes_twice_is_applied_once() {
     let mut cluster = Cluster::ring(5, settings(), 5);
-    cluster.network.duplication = 0.5;
+    cluster.network.usual.duplication = 0.5;
     let id = 1 << 65;
     let first = put(&key(0), 1, Condition::Always);
     let tickets: Vec<_> = (0..5).map(|m| operate(&mut cluster, m, id, first.clone())).collect();
@@ -346,6 +349,52 @@ fn only_what_differs_travels() {
         let disks = cluster.machines.iter().map(|machine| machine.disk.accepted());
         let disks: Vec<_> = disks.collect();
         assert!(disks.windows(2).all(|two| two[0] == two[1]), "the disks differ");
+    }
+}
+
+/// Who kept a range before forgets it when told that the sweep is done: the new member must know by then.
+#[test]
+fn a_sweep_is_done_when_its_end_is_on_disk() {
+    for seed in 0..8 {
+        let single = Settings { replicas: 1, ..settings() };
+        let mut cluster = Cluster::ring(seed, single, 1);
+        write_keys(&mut cluster, 20);
+        let newcomer = cluster.add(even_position(1, 2));
+        let is_swept = |machine: usize, notice: &Notice| {
+            machine == newcomer && matches!(notice, Notice::SweepDone { .. })
+        };
+        assert!(hears(&mut cluster, 20, is_swept), "there was no sweep");
+        cluster.crash(newcomer);
+        cluster.run_for(Duration::from_secs(1));
+        cluster.start(newcomer);
+        cluster.settle();
+        read_keys(&mut cluster, 20);
+    }
+}
+
+/// The clocks of agents differ, and a key remembers the last requests only: a request that its client
+/// names is carried out all the same, through whichever agent.
+#[test]
+fn a_named_request_needs_no_clock() {
+    for seed in 0..4 {
+        let mut cluster = Cluster::ring(seed, settings(), 3);
+        for ahead in 0..3 {
+            cluster.machines[ahead].wall = 1_000_000 * (3 - ahead as i64);
+        }
+        for index in 0..20 {
+            let answer = cluster.operate(0, put(&key(0), index, Condition::Always));
+            assert!(matches!(answer, Ok(Answer::Stored { .. })), "{answer:?}");
+        }
+        for machine in 0..3 {
+            let named = 1 << 65 | machine as u128;
+            let write = put(&key(0), 100 + machine, Condition::Exists);
+            let ticket = operate(&mut cluster, machine, named, write);
+            let answers = replies(&mut cluster, vec![ticket]);
+            assert!(
+                matches!(answers[..], [Reply::Operated(Ok(Answer::Stored { created: false, .. }))]),
+                "{machine}: {answers:?}"
+            );
+        }
     }
 }
 

@@ -1,108 +1,206 @@
-//! Looks over every message and view: at most one configuration for a point and epoch, no epoch that
-//! goes down, no answer behind the fence, no promise that is not on disk.
+//! Looks over every message as it is sent, everything that becomes durable, and the views at every
+//! sample (a view at every step would be too dear). Panics at the first contradiction:
+//!
+//! - for a point and epoch there is one configuration, its `prev` are the members before it, and no slot
+//!   decides twice ([`ledger`]);
+//! - a ballot of a key stands for one state, and of two chosen states the later one knows the earlier
+//!   one ([`ledger`]);
+//! - a node answers in an epoch only when its adoption is on its disk, and in none below one in which
+//!   it answered, that it confirmed, or that it started with;
+//! - no node tells of a promise, an acceptance or a vote that is not on its disk;
+//! - the epoch of no point goes down, also not over a restart;
+//! - no node gives two questions the same name;
+//! - a client is told that something is stored only when a majority of disks holds it.
 
-use std::collections::BTreeMap;
+mod ledger;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use sky_chord::{
-    Ballot, Body, CallId, Config, Id, Key, Message, NodeId, Peer, RangeTag, Refusal, View,
-    is_majority,
+    Ballot, Body, CallId, Config, Id, Key, Message, NodeId, Peer, RangeTag, Refusal, SlotBallot,
+    View, is_majority,
 };
 
 use super::disk::Disk;
+use ledger::Ledger;
 
-/// What was seen so far. Panics at the first contradiction.
+/// What was seen so far.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
-    /// All configurations said to be decided, by epoch.
-    decided: BTreeMap<u64, Vec<Config>>,
+    ledger: Ledger,
     /// Questions about data, by who asked.
     questions: BTreeMap<(NodeId, CallId), Question>,
-    /// Which configurations each node said it has adopted, durably.
-    adopted: BTreeMap<NodeId, Vec<Range>>,
+    /// In which epochs each node answers, as it showed by its answers or had on its disk at its start.
+    shown: BTreeMap<NodeId, Spans>,
     /// Which configurations each running process ever reported.
-    reported: BTreeMap<NodeId, Vec<Range>>,
+    reported: BTreeMap<NodeId, Spans>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Range {
-    lo: Id,
-    hi: Id,
-    epoch: u64,
+/// A configuration as far as it was seen: a range in an epoch, and who keeps it.
+#[derive(Debug, Clone)]
+pub(crate) struct Range {
+    pub(crate) lo: Id,
+    pub(crate) hi: Id,
+    pub(crate) epoch: u64,
+    pub(crate) members: Vec<Peer>,
+    /// The members before it if they were others; not seen if none.
+    pub(crate) prev: Option<BTreeSet<NodeId>>,
+    /// Whether somebody said so. What only the votes on disks tell is not in force before it is found.
+    is_told: bool,
 }
 
 impl Range {
-    fn covers(&self, point: Id) -> bool {
+    fn of(config: &Config) -> Self {
+        let Config { lo, hi, epoch, ref members, ref prev, .. } = *config;
+        let prev = prev.iter().map(|peer| peer.node).collect();
+        Self { lo, hi, epoch, members: members.clone(), prev: Some(prev), is_told: true }
+    }
+
+    pub(crate) fn covers(&self, point: Id) -> bool {
         point.is_in_arc(self.lo, self.hi)
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.covers(other.hi) || other.covers(self.hi)
+    }
+
+    fn nodes(&self) -> BTreeSet<NodeId> {
+        self.members.iter().map(|peer| peer.node).collect()
+    }
+
+    fn is_quorum(&self, has: impl Fn(&NodeId) -> bool) -> bool {
+        let count = self.members.iter().filter(|peer| has(&peer.node)).count();
+        is_majority(count, self.members.len())
     }
 }
 
-#[derive(Debug, Clone)]
-enum Question {
+/// Arcs of the circle, each with an epoch.
+#[derive(Debug, Clone, Default)]
+struct Spans(Vec<(Id, Id, u64)>);
+
+impl Spans {
+    fn add(&mut self, lo: Id, hi: Id, epoch: u64) {
+        if !self.0.contains(&(lo, hi, epoch)) {
+            self.0.retain(|old| (old.0, old.1) != (lo, hi) || old.2 > epoch);
+            self.0.push((lo, hi, epoch));
+        }
+    }
+
+    /// The highest epoch at this point; 0 if there is none.
+    fn epoch(&self, point: Id) -> u64 {
+        let covering = self.0.iter().filter(|(lo, hi, _)| point.is_in_arc(*lo, *hi));
+        covering.map(|(_, _, epoch)| *epoch).max().unwrap_or(0)
+    }
+}
+
+/// What a node was asked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Question {
     Prepare { at: RangeTag, key: Key, ballot: Ballot },
     Accept { at: RangeTag, key: Key, ballot: Ballot },
     Read { at: RangeTag, key: Key },
+    Scan { at: RangeTag },
+    Slot { slots: Vec<RangeTag>, ballot: SlotBallot },
     Decided { configs: Vec<Config> },
 }
 
 impl Watch {
     /// A message leaves a node whose disk is this.
     pub(crate) fn on_send(&mut self, from: &Peer, to: &Peer, message: &Message, disk: &Disk) {
-        match &message.body {
+        let question = match &message.body {
             Body::Decided { configs } => {
-                configs.iter().for_each(|config| self.on_config(config));
-                self.ask(from, message.call, Question::Decided { configs: configs.clone() });
+                configs.iter().for_each(|config| self.ledger.on_config(Range::of(config)));
+                Question::Decided { configs: configs.clone() }
             }
-            Body::ConfigIs { config: Some(config), .. } => self.on_config(config),
-            Body::Refused(Refusal::Newer(config)) => self.on_config(config),
             Body::Prepare { at, key, ballot } => {
-                let (at, key, ballot) = (*at, key.clone(), *ballot);
-                self.ask(from, message.call, Question::Prepare { at, key, ballot });
+                Question::Prepare { at: *at, key: key.clone(), ballot: *ballot }
             }
             Body::Accept { at, key, ballot, .. } => {
-                let (at, key, ballot) = (*at, key.clone(), *ballot);
-                self.ask(from, message.call, Question::Accept { at, key, ballot });
+                Question::Accept { at: *at, key: key.clone(), ballot: *ballot }
             }
-            Body::Read { at, key, .. } => {
-                let (at, key) = (*at, key.clone());
-                self.ask(from, message.call, Question::Read { at, key });
+            Body::Read { at, key, .. } => Question::Read { at: *at, key: key.clone() },
+            Body::Scan { at, .. } => Question::Scan { at: *at },
+            Body::SlotPrepare { at, ballot } | Body::SlotAccept { at, ballot, .. } => {
+                Question::Slot { slots: at.clone(), ballot: *ballot }
             }
-            Body::Promised { .. } | Body::Accepted | Body::Held { .. } | Body::Adopted => {
-                self.on_answer(from, to, message, disk);
+            Body::ConfigIs { config: Some(config), .. } => {
+                return self.ledger.on_config(Range::of(config));
             }
-            _ => {}
-        }
+            Body::Refused(Refusal::Newer(config)) => {
+                return self.ledger.on_config(Range::of(config));
+            }
+            Body::Promised { .. }
+            | Body::Accepted
+            | Body::Held { .. }
+            | Body::Scanned { .. }
+            | Body::SlotPromised { .. }
+            | Body::SlotAccepted
+            | Body::Adopted => return self.on_answer(from, to, message, disk),
+            _ => return,
+        };
+        let before = self.questions.insert((from.node, message.call), question.clone());
+        assert!(
+            before.is_none_or(|before| before == question),
+            "{from:?} asks {question:?} under a name that it used before"
+        );
     }
 
-    fn ask(&mut self, from: &Peer, call: CallId, question: Question) {
-        self.questions.insert((from.node, call), question);
+    /// What a node asked under this name, if it was about data.
+    pub(crate) fn question(&self, node: &NodeId, call: CallId) -> Option<&Question> {
+        self.questions.get(&(*node, call))
     }
 
     fn on_answer(&mut self, from: &Peer, to: &Peer, message: &Message, disk: &Disk) {
         let question = self.questions.get(&(to.node, message.call)).cloned();
+        let told = |key: &Key, accepted: Ballot| {
+            assert!(
+                disk.marks(key).1 >= accepted,
+                "{from:?} tells that {key:?} was accepted at {accepted:?} before it was on disk"
+            );
+        };
         match (question, &message.body) {
-            (Some(Question::Prepare { at, key, ballot }), Body::Promised { .. }) => {
-                self.assert_fence(from, at, &key);
-                let is_member =
-                    self.config(key.hash(), at.epoch).is_some_and(|c| c.has_member(&from.node));
+            (Some(Question::Prepare { at, key, ballot }), Body::Promised { accepted, .. }) => {
+                self.assert_fence(from, at, key.hash());
+                let config = self.ledger.config(key.hash(), at.epoch);
+                let is_member = config.is_some_and(|c| c.nodes().contains(&from.node));
                 assert!(
                     !is_member || disk.marks(&key).0 >= ballot,
                     "{from:?} promised {ballot:?} for {key:?} before it was on disk"
                 );
+                told(&key, *accepted);
             }
             (Some(Question::Accept { at, key, ballot }), Body::Accepted) => {
-                self.assert_fence(from, at, &key);
-                assert!(
-                    disk.marks(&key).1 >= ballot,
-                    "{from:?} accepted {ballot:?} for {key:?} before it was on disk"
-                );
+                self.assert_fence(from, at, key.hash());
+                told(&key, ballot);
             }
-            (Some(Question::Read { at, key }), Body::Held { .. }) => {
-                self.assert_fence(from, at, &key);
+            (Some(Question::Read { at, key }), Body::Held { accepted, .. }) => {
+                self.assert_fence(from, at, key.hash());
+                told(&key, *accepted);
+            }
+            (Some(Question::Scan { at }), Body::Scanned { entries, .. }) => {
+                self.assert_fence(from, at, at.hi);
+                entries.iter().for_each(|entry| told(&entry.key, entry.accepted));
+            }
+            (
+                Some(Question::Slot { slots, ballot }),
+                Body::SlotPromised { .. } | Body::SlotAccepted,
+            ) => {
+                for slot in slots {
+                    self.assert_fence(from, slot, slot.hi);
+                    assert!(
+                        self.ledger.has_voted(from.node, slot, ballot),
+                        "{from:?} votes for {ballot:?} in {slot:?} before it was on disk"
+                    );
+                }
             }
             (Some(Question::Decided { configs }), Body::Adopted) => {
-                let ranges = self.adopted.entry(from.node).or_default();
+                // What does not concern it a node confirms and does not keep.
+                let durable = self.ledger.durable(&from.node).clone();
+                let shown = self.shown.entry(from.node).or_default();
                 for Config { lo, hi, epoch, .. } in configs {
-                    ranges.push(Range { lo, hi, epoch });
+                    if durable.epoch(hi) >= epoch {
+                        shown.add(lo, hi, epoch);
+                    }
                 }
             }
             (question, body) => {
@@ -111,56 +209,51 @@ impl Watch {
         }
     }
 
-    /// A node that adopted an epoch answers for nothing older.
-    fn assert_fence(&self, node: &Peer, at: RangeTag, key: &Key) {
-        let adopted = self.adopted.get(&node.node).into_iter().flatten();
-        let newest = adopted.filter(|r| r.covers(key.hash())).map(|r| r.epoch).max();
+    /// A node answers in the epoch that is on its disk, and for nothing older than what it has shown.
+    fn assert_fence(&mut self, node: &Peer, at: RangeTag, point: Id) {
+        let shown = self.shown.entry(node.node).or_default();
+        let newest = shown.epoch(point);
         assert!(
-            newest.is_none_or(|newest| newest <= at.epoch),
-            "{node:?} adopted epoch {newest:?} and answers for {key:?} at {at:?}"
+            newest <= at.epoch,
+            "{node:?} has shown epoch {newest} and answers for {point:?} at {at:?}"
         );
+        let durable = self.ledger.durable(&node.node).epoch(point);
+        assert!(
+            durable >= at.epoch,
+            "{node:?} answers for {point:?} at {at:?}, and epoch {durable} is on its disk"
+        );
+        if newest < at.epoch
+            && let Some(config) = self.ledger.config(point, at.epoch)
+        {
+            shown.add(config.lo, config.hi, config.epoch);
+        }
     }
 
-    /// A configuration is said to be decided.
-    fn on_config(&mut self, config: &Config) {
-        let others = self.decided.entry(config.epoch).or_default();
-        let mut known = others.iter().filter(|other| other.overlaps(config)).peekable();
-        if known.peek().is_none() {
-            others.push(config.clone());
-            return;
-        }
-        for other in known {
-            assert!(is_same(other, config), "two configurations:\n{other:?}\n{config:?}");
-        }
+    /// These writes of a node are on its disk now.
+    pub(crate) fn on_durable(&mut self, node: &Peer, writes: &[sky_chord::Write]) {
+        writes.iter().for_each(|write| self.ledger.on_durable(node.node, write));
     }
 
     /// A node reports what it sees.
     pub(crate) fn on_view(&mut self, view: &View) {
+        let node = view.me.node;
+        let reported = self.reported.entry(node).or_default();
         for range in &view.ranges {
             let (lo, hi, epoch) = (range.lo, range.hi, range.epoch);
-            let (members, prev) = (range.members.clone(), range.prev.clone());
-            self.on_config(&Config {
-                lo,
-                hi,
-                epoch,
-                members,
-                prev,
-                forced: false,
-                tie_breaker: None,
-            });
-            let before = self.reported.entry(view.me.node).or_default();
-            let now = Range { lo, hi, epoch };
-            if !before.contains(&now) {
-                before.push(now);
-            }
+            let members = range.members.clone();
+            // A view does not show it any more after the sweep.
+            let prev = range.prev.iter().map(|peer| peer.node).collect::<BTreeSet<_>>();
+            let prev = Some(prev).filter(|prev| !prev.is_empty());
+            self.ledger.on_config(Range { lo, hi, epoch, members, prev, is_told: true });
+            reported.add(lo, hi, epoch);
         }
-        let before = [&self.reported, &self.adopted].map(|by_node| by_node.get(&view.me.node));
-        for old in before.into_iter().flatten().flatten() {
-            let now = view.ranges.iter().find(|r| r.hi == old.hi).map(|range| range.epoch);
+        let before = [Some(&*reported), self.shown.get(&node), Some(self.ledger.durable(&node))];
+        for (lo, hi, epoch) in before.into_iter().flatten().flat_map(|spans| &spans.0) {
+            let now = view.ranges.iter().find(|range| range.hi == *hi).map(|range| range.epoch);
             assert!(
-                now.is_none_or(|epoch| epoch >= old.epoch),
-                "{:?} went from {old:?} to epoch {now:?}",
-                view.me
+                now.is_none_or(|now| now >= *epoch),
+                "{:?} went from epoch {epoch} of ({lo:?}, {hi:?}] to {now:?}",
+                view.me,
             );
         }
     }
@@ -170,45 +263,38 @@ impl Watch {
         self.reported.remove(node);
     }
 
+    /// A process starts: what its disk has ever held is a floor under all it will say.
+    pub(crate) fn on_start(&mut self, node: &NodeId) {
+        let durable = self.ledger.durable(node).clone();
+        let shown = self.shown.entry(*node).or_default();
+        durable.0.into_iter().for_each(|(lo, hi, epoch)| shown.add(lo, hi, epoch));
+    }
+
     /// A client is told that its change is stored.
     pub(crate) fn on_stored(&self, key: &Key, version: Ballot, disks: &[(NodeId, &Disk)]) {
-        let holds = |peer: &Peer| {
-            let mut here = disks.iter().filter(|(node, _)| *node == peer.node);
+        let holds = |peer: &NodeId| {
+            let mut here = disks.iter().filter(|(node, _)| node == peer);
             here.any(|(_, disk)| disk.has_held(key, version))
         };
-        let configs = self.decided.range(version.epoch..).flat_map(|(_, configs)| configs);
-        let mut of_key = configs.filter(|config| config.covers(key.hash()));
-        let on_majority = |config: &Config| {
-            let holding = config.members.iter().filter(|peer| holds(peer)).count();
-            is_majority(holding, config.members.len())
-        };
-        assert!(of_key.any(on_majority), "{key:?} {version:?} is on no majority of disks");
+        let mut configs = self.ledger.configs_from(key.hash(), version.epoch);
+        assert!(
+            configs.any(|config| config.is_quorum(holds)),
+            "{key:?} {version:?} is on no majority of disks"
+        );
     }
 
     /// Whether the configuration of a key in an epoch was seen.
     pub(crate) fn knows(&self, key: &Key, epoch: u64) -> bool {
-        self.config(key.hash(), epoch).is_some()
+        self.ledger.config(key.hash(), epoch).is_some()
     }
 
-    /// The configuration of a point in an epoch, if it was seen.
-    fn config(&self, point: Id, epoch: u64) -> Option<&Config> {
-        self.decided.get(&epoch)?.iter().find(|config| config.covers(point))
+    /// For each point the configuration of the highest epoch decided.
+    pub(crate) fn latest(&self) -> Vec<Range> {
+        self.ledger.latest(|_| true)
     }
 
-    /// For each point the configuration of the highest epoch seen.
-    pub(crate) fn latest_configs(&self) -> Vec<Config> {
-        let mut latest: Vec<Config> = Vec::new();
-        for config in self.decided.values().rev().flatten() {
-            if !latest.iter().any(|newer| newer.overlaps(config)) {
-                latest.push(config.clone());
-            }
-        }
-        latest
+    /// For each point the configuration of the highest epoch that somebody told of.
+    pub(crate) fn in_force(&self) -> Vec<Range> {
+        self.ledger.latest(|range| range.is_told)
     }
-}
-
-/// The same range and members. `prev` is left out: a view does not show it any more after the sweep.
-fn is_same(one: &Config, other: &Config) -> bool {
-    let nodes = |config: &Config| config.members.iter().map(|p| p.node).collect::<Vec<_>>();
-    (one.lo, one.hi) == (other.lo, other.hi) && nodes(one) == nodes(other)
 }
