@@ -58,13 +58,21 @@
 //! itself, and a register in `Scenario::can_order` that may do the same once; a merge is a slot whose
 //! decision ends another range's chain and needs a second range in the state.
 
+mod catching_up;
+mod change;
+mod clients;
+mod collecting;
+mod copying;
+mod losing;
 mod merging;
 mod properties;
 mod register;
 mod replacing;
+mod retrying;
 mod rules;
 mod scenario;
 mod slot;
+mod splitting;
 mod state;
 mod system;
 mod tombstone;

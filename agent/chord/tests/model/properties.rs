@@ -1,5 +1,6 @@
 //! What must hold in every state, and what must happen in some.
 
+use crate::change::apply;
 use crate::scenario::{Change, Kind, Order, Scenario};
 use crate::slot::Next;
 use crate::state::{NODES, Nodes, OPERATIONS, POINTS, Phase, Rival, SLOTS, State, Vote, places_in};
@@ -36,13 +37,7 @@ impl Scenario {
             || (0..OPERATIONS).filter(|op| (answered | possible) >> op & 1 == 1).any(|op| {
                 let progress = &state.operations[op];
                 let rest = !(1 << op);
-                let (after, result) = match self.operations[op].kind {
-                    Kind::Put(new) => (new, 1),
-                    Kind::Delete => (0, 1),
-                    Kind::Create(new) if value == 0 => (new, 1),
-                    Kind::Create(_) => (value, 0),
-                    Kind::Get | Kind::Sweep | Kind::Retry(_) => (value, value),
-                };
+                let (after, result) = apply(self.operations[op].kind, value);
                 progress.before & answered == 0
                     && progress.returned.is_none_or(|returned| returned == result)
                     && self.can_order(state, answered & rest, possible & rest, after)
@@ -70,7 +65,7 @@ impl Scenario {
                 let missed = match operation.kind {
                     Kind::Get => progress.returned == Some(0),
                     Kind::Create(_) => progress.returned == Some(1),
-                    Kind::Put(_) | Kind::Delete | Kind::Sweep | Kind::Retry(_) => false,
+                    _ => false,
                 };
                 !missed || progress.before & acknowledged == 0
             })
@@ -92,7 +87,7 @@ impl Scenario {
     /// what covers each point. It may begin again as often as it finishes what others had begun.
     pub(crate) fn nobody_is_stuck(&self, state: &State) -> bool {
         let merges = self.changes.iter().any(Change::merges);
-        let slots_are_open = self.order == Order::Interleaved || self.is_fresh(state);
+        let slots_are_open = self.order != Order::SlotFirst || self.is_fresh(state);
         !merges
             || !slots_are_open
             || (0..POINTS).filter_map(|point| self.slot_at(state, point)).all(|slot| {

@@ -4,7 +4,8 @@ use std::fmt;
 
 use crate::scenario::{Config, Kind, Operation, Scenario};
 use crate::state::{
-    Accepted, NODES, Node, Nodes, OPERATIONS, POINTS, Phase, Progress, State, name, places_in,
+    Accepted, KeyRecord, NODES, Node, Nodes, OPERATIONS, Phase, Progress, Register, State, name,
+    places_in,
 };
 use crate::system;
 
@@ -23,6 +24,10 @@ pub(crate) enum Step {
     Accept { op: usize, node: usize },
     /// `to` gets what `from` has, as a member of the same configuration.
     Copy { from: usize, to: usize },
+    /// `from` sends what it has to the members of its configuration.
+    SendCopy { from: usize },
+    /// `to` gets the copy that was sent.
+    LateCopy { to: usize },
     /// `node`, no member any more, deletes its keys.
     Release { node: usize },
 }
@@ -61,7 +66,7 @@ impl Scenario {
     pub(crate) fn register_step(&self, state: &mut State, step: Step) -> bool {
         match step {
             Step::Adopt { node, config } => {
-                self.adopt(&mut state.nodes[node], config);
+                self.adopt(state, node, config);
                 true
             }
             Step::Start { op, config, asks_prev, round, next_round } => {
@@ -82,6 +87,11 @@ impl Scenario {
             Step::Answer { op, node } => self.answer(state, op, node),
             Step::Accept { op, node } => self.accept(state, op, node),
             Step::Copy { from, to } => self.copy(state, from, to),
+            Step::SendCopy { from } => {
+                state.late_copy = self.copy_of(state, from);
+                true
+            }
+            Step::LateCopy { to } => self.late_copy(state, to),
             Step::Release { node } => {
                 self.release(&mut state.nodes[node]);
                 true
@@ -107,14 +117,27 @@ impl Scenario {
                 .filter(|from| *from != node && state.is_up(*from))
                 .for_each(|from| can(Step::Copy { from, to: node }));
         }
+        if self.may_copy_late && state.late_copy.is_none() {
+            if self.copy_of(state, node).is_some() {
+                can(Step::SendCopy { from: node });
+            }
+        } else if self.may_copy_late {
+            can(Step::LateCopy { to: node });
+        }
     }
 
     /// Adopts a configuration at all points where the node does not know a later one.
-    fn adopt(&self, node: &mut Node, place: u8) {
-        let epoch = self.config(place).epoch;
+    fn adopt(&self, state: &mut State, number: usize, place: u8) {
+        let node = &mut state.nodes[number];
+        let config = self.config(place);
         for point in self.fenced_points(place) {
-            if self.epoch_of(node, point) < epoch {
+            if self.epoch_of(node, point) < config.epoch {
                 node.config[point] = Some(place);
+                // Who was no member before can only have what is left of an earlier time.
+                let joins = !config.prev.is_empty() && !config.prev.contains(number);
+                if joins && self.rules.joiner_starts_empty {
+                    node.keys[point] = KeyRecord::default();
+                }
             }
         }
     }
@@ -129,6 +152,9 @@ impl Scenario {
     /// The ways in which an operation can begin: any epoch it was told of, any free round.
     fn starts(&self, state: &State, op: usize, can: &mut impl FnMut(Step)) {
         let operation = &self.operations[op];
+        if operation.after.is_some_and(|earlier| state.operations[earlier].returned.is_none()) {
+            return;
+        }
         let reserves = self.operations.iter().any(|other| other.follows == Some(op));
         for (config, Config { epoch, prev, points, .. }) in self.places() {
             let wanted = operation.epoch.is_none_or(|only| only == epoch);
@@ -157,7 +183,7 @@ impl Scenario {
                     }
                 }
                 (Kind::Sweep, _) if prev.is_empty() => {}
-                (Kind::Retry(first), _) if state.operations[first].phase != Phase::Accept => {}
+                (Kind::Retry(first), _) if !can_be_retried(&state.operations[first]) => {}
                 (Kind::Sweep, _) => begin(0, 0),
                 (Kind::Get, _) if !reserves => begin(0, 0),
                 _ => {
@@ -205,7 +231,7 @@ impl Scenario {
             _ => Phase::Read,
         };
         if let Some(leader) = operation.follows {
-            let current = state.operations[leader].value;
+            let current = state.operations[leader].register;
             self.propose(op, &mut progress, current);
         }
         state.operations[op] = progress;
@@ -278,19 +304,19 @@ impl Scenario {
             // A key that a sealed majority has never seen needs no write.
             Phase::Scan if progress.best.ballot == 0 => {
                 state.swept[self.operations[op].key] |= 1 << progress.config;
-                finish_at_once(progress, 0);
+                finish_at_once(progress, Some(0));
             }
             Phase::Read => {
                 let members = self.config(progress.config).members;
                 if progress.agreeing.is_majority_of(members) || !self.rules.read_writes_back {
-                    finish_at_once(progress, progress.best.value);
+                    finish_at_once(progress, Some(progress.best.register.value));
                 }
             }
             Phase::Prepare => {
-                let current = progress.best.value;
+                let current = progress.best.register;
                 let creates = matches!(self.operations[op].kind, Kind::Create(_));
-                if creates && current > 0 && !self.rules.exists_writes_back {
-                    finish_at_once(progress, 0);
+                if creates && current.value > 0 && !self.rules.exists_writes_back {
+                    finish_at_once(progress, Some(0));
                 } else {
                     self.propose(op, progress, current);
                 }
@@ -299,33 +325,18 @@ impl Scenario {
         }
     }
 
-    /// Phase 2 begins with what the operation makes of the current value.
-    fn propose(&self, op: usize, progress: &mut Progress, current: u8) {
-        (progress.value, progress.result) = self.carry_out(op, current);
+    /// Phase 2 begins with what the operation makes of the current state; or the operation ends without
+    /// an answer, because nobody can tell whether it was carried out.
+    fn propose(&self, op: usize, progress: &mut Progress, current: Register) {
+        let Some((register, result)) = self.carry_out(op, current) else {
+            return finish_at_once(progress, None);
+        };
+        progress.register = register;
+        progress.result = result;
         progress.phase = Phase::Accept;
         progress.answered = Nodes::NONE;
         progress.agreeing = Nodes::NONE;
         progress.best = Accepted::default();
-    }
-
-    /// The new value and the result that an operation makes of the current value.
-    fn carry_out(&self, op: usize, current: u8) -> (u8, u8) {
-        match self.request(op) {
-            Kind::Put(value) => (value, 1),
-            Kind::Delete => (0, 1),
-            Kind::Create(value) if current == 0 => (value, 1),
-            Kind::Create(value) if current == value && self.rules.requests_are_known => (value, 1),
-            Kind::Create(_) => (current, 0),
-            Kind::Get | Kind::Sweep | Kind::Retry(_) => (current, current),
-        }
-    }
-
-    /// What the client asked for, also when it asked again.
-    fn request(&self, op: usize) -> Kind {
-        match self.operations[op].kind {
-            Kind::Retry(first) => self.operations[first].kind,
-            kind => kind,
-        }
     }
 
     /// An accept request, node side and the counting of the answer.
@@ -340,7 +351,7 @@ impl Scenario {
         if is_fenced || record.promised > ballot {
             return false;
         }
-        record.accepted = Accepted { ballot, value: progress.value };
+        record.accepted = Accepted { ballot, register: progress.register };
         record.promised = match progress.next_round {
             0 => ballot,
             next => self.ballot(config.epoch, next),
@@ -354,43 +365,25 @@ impl Scenario {
         *state != before
     }
 
-    /// Phase 2 is over: the client gets its answer, unless another attempt has given it.
+    /// Phase 2 is over: the client gets its answer, unless another attempt has given it. A refusal counts
+    /// from the attempt made last.
     fn finish(&self, state: &mut State, op: usize) {
+        let is_overtaken =
+            self.retry_of(op).is_some_and(|retry| state.operations[retry].phase != Phase::Idle);
         let progress = &mut state.operations[op];
         let result = std::mem::take(&mut progress.result);
         progress.phase = Phase::Accepted;
         progress.answered = Nodes::NONE;
-        progress.returned.get_or_insert(result);
+        if result > 0 || !is_overtaken {
+            progress.returned.get_or_insert(result);
+        }
         match self.operations[op].kind {
             Kind::Sweep => state.swept[self.operations[op].key] |= 1 << progress.config,
             Kind::Retry(first) => {
                 state.operations[first].returned.get_or_insert(result);
             }
-            Kind::Put(_) | Kind::Create(_) | Kind::Delete | Kind::Get => {}
+            _ => {}
         }
-    }
-
-    /// Anti-entropy. The sender may be a node that only was a member: its record is as good.
-    fn copy(&self, state: &mut State, from: usize, to: usize) -> bool {
-        let source = state.nodes[from];
-        let node = &mut state.nodes[to];
-        let mut changed = false;
-        for point in 0..POINTS {
-            let Some(config) = source.config[point].filter(|own| node.config[point] == Some(*own))
-            else {
-                continue;
-            };
-            let copied = source.keys[point].accepted;
-            let record = &mut node.keys[point];
-            let held_back = record.promised > copied.ballot && self.rules.copy_heeds_promise;
-            let member = self.config(config).members.contains(to);
-            if member && !held_back && copied.ballot > record.accepted.ballot {
-                record.accepted = copied;
-                record.promised = record.promised.max(copied.ballot);
-                changed = true;
-            }
-        }
-        changed
     }
 
     /// Releases are for scenarios with one range: the one at point 0.
@@ -431,18 +424,25 @@ impl fmt::Display for Step {
             Self::Answer { op, node } => write!(f, "{} answers operation {op}", name(node)),
             Self::Accept { op, node } => write!(f, "{} accepts operation {op}", name(node)),
             Self::Copy { from, to } => write!(f, "{} copies from {}", name(to), name(from)),
+            Self::SendCopy { from } => write!(f, "{} sends a copy", name(from)),
+            Self::LateCopy { to } => write!(f, "{} gets the copy that was sent", name(to)),
             Self::Release { node } => write!(f, "{} deletes its keys", name(node)),
         }
     }
 }
 
 /// Ends an operation that leaves no accept requests behind.
-fn finish_at_once(progress: &mut Progress, result: u8) {
+fn finish_at_once(progress: &mut Progress, result: Option<u8>) {
     progress.phase = Phase::Over;
     progress.answered = Nodes::NONE;
     progress.best = Accepted::default();
     progress.agreeing = Nodes::NONE;
-    progress.returned.get_or_insert(result);
+    progress.returned = progress.returned.or(result);
+}
+
+/// Whether the client of an operation still waits, and asks another node as well.
+fn can_be_retried(first: &Progress) -> bool {
+    first.phase != Phase::Idle && first.returned.is_none()
 }
 
 /// The operations fit the bit sets that hold them.

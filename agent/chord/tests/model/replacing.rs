@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
-use crate::scenario::Kind::{Create, Delete, Get, Put, Retry, Sweep};
+use crate::scenario::Kind::{Create, Get, Put, Sweep};
 use crate::scenario::{Operation, Question, Scenario};
 use crate::state::State;
 use crate::system::{FOUND, LINEARIZABLE, ONE_DECISION, SEALED};
@@ -31,12 +31,6 @@ fn three_clients() {
     checked("two creates and get", Scenario::unopposed(&creates));
     let puts = [any(Put(1)).in_round(1), new(Put(2)).in_round(2), new(Get).in_round(3)];
     checked("two puts and get", Scenario::replacement(&puts));
-}
-
-#[test]
-fn two_clients_while_nodes_copy() {
-    let creates = [any(Create(1)), any(Create(2))];
-    checked("two creates and copies", Scenario::unopposed(&creates).with_copies());
 }
 
 /// The answers and the registers of all states that the scenario can reach.
@@ -229,16 +223,6 @@ fn rules_of_the_ballots() {
         LINEARIZABLE,
         &checked("put with a reserved ballot", Scenario::unopposed(&puts)),
     );
-    let creates = [any(Create(1)).in_round(1), any(Create(2)).in_round(2), any(Get).in_round(3)];
-    rule_is_needed(
-        "copies heed promises",
-        |rules| rules.copy_heeds_promise = false,
-        LINEARIZABLE,
-        &checked(
-            "creates, get and copies",
-            Scenario::replacement(&creates).unchanged().with_copies(),
-        ),
-    );
 }
 
 #[test]
@@ -256,38 +240,5 @@ fn rules_of_the_answers() {
         |rules| rules.exists_writes_back = false,
         LINEARIZABLE,
         &checked("two creates in epoch 1 and get", Scenario::unopposed(&creates)),
-    );
-    let retried = [any(Create(1)), any(Retry(0))];
-    rule_is_needed(
-        "a retry is recognised",
-        |rules| rules.requests_are_known = false,
-        LINEARIZABLE,
-        &checked("create and its retry", Scenario::unopposed(&retried)),
-    );
-}
-
-#[test]
-fn rules_of_tombstones() {
-    // The read may begin before the deletion and write back after it.
-    let deleted = |get| [old(Put(1)).in_round(1), get, old(Delete).in_round(3)];
-    rule_is_needed(
-        "all members hold a tombstone before one forgets it",
-        |rules| rules.all_hold_tombstone = false,
-        LINEARIZABLE,
-        &checked("put, get after the bump, delete", Scenario::bump(&deleted(new(Get).in_round(2)))),
-    );
-    let unchanging = Scenario::bump(&deleted(old(Get).in_round(2))).unchanged();
-    rule_is_needed(
-        "a tombstone outlives the epoch of its reports",
-        |rules| rules.drop_awaits_epoch = false,
-        LINEARIZABLE,
-        &checked("put, get, delete in one epoch", unchanging),
-    );
-    let created = [old(Delete).in_round(1), new(Create(1)).in_round(1), new(Create(2)).in_round(2)];
-    rule_is_needed(
-        "a tombstone with a later promise stays",
-        |rules| rules.drop_heeds_promise = false,
-        LINEARIZABLE,
-        &checked("delete and two creates", Scenario::bump(&created)),
     );
 }

@@ -50,7 +50,9 @@ pub(crate) struct Rules {
     pub(crate) all_hold_tombstone: bool,
     /// A node forgets a tombstone only in a later epoch than that of the reports. Off: at once.
     pub(crate) drop_awaits_epoch: bool,
-    /// A node that promised a later ballot keeps the tombstone. Off: it forgets the promise too.
+    /// The later epoch has to be later than that of the reports. Off: than that of the deletion.
+    pub(crate) drop_awaits_epoch_after_report: bool,
+    /// A node that made a promise in a later epoch keeps the tombstone. Off: it forgets the promise too.
     pub(crate) drop_heeds_promise: bool,
     /// The next change of the members waits for the sweep of the last one. Off: it does not.
     pub(crate) slot_waits_for_sweep: bool,
@@ -59,6 +61,18 @@ pub(crate) struct Rules {
     pub(crate) slot_asks_old_members: bool,
     /// A proposer of a slot asks what was accepted before. Off: it writes its own proposal.
     pub(crate) slot_has_phase_one: bool,
+    /// A node that becomes a member, and was none in the epoch before, forgets the keys it still has from
+    /// an earlier time. Off: it keeps them.
+    pub(crate) joiner_starts_empty: bool,
+    /// A node that lost its disk joins as another one. Off: it comes back as the one that it was, with
+    /// nothing but what a paused proposer tells it of the first configuration.
+    pub(crate) lost_disk_is_new_node: bool,
+    /// A request that may be one of those forgotten is not carried out. Off: it is.
+    pub(crate) unknown_is_refused: bool,
+    /// That holds for the first attempt too, which may come later than the others. Off: for retries only.
+    pub(crate) first_attempts_can_be_late: bool,
+    /// A retry notes that its condition did not hold. Off: it leaves no trace.
+    pub(crate) refusals_are_noted: bool,
     /// The range is swept when all its keys are. Off: when one is.
     pub(crate) sweep_covers_all_keys: bool,
     /// An acceptor of a merge promises in both slots and accepts in both, or refuses. Off: in one at a
@@ -97,10 +111,16 @@ impl Rules {
         leaver_remembers: true,
         all_hold_tombstone: true,
         drop_awaits_epoch: true,
+        drop_awaits_epoch_after_report: true,
         drop_heeds_promise: true,
         slot_waits_for_sweep: true,
         slot_asks_old_members: true,
         slot_has_phase_one: true,
+        joiner_starts_empty: true,
+        lost_disk_is_new_node: true,
+        unknown_is_refused: true,
+        first_attempts_can_be_late: true,
+        refusals_are_noted: true,
         sweep_covers_all_keys: true,
         merge_is_atomic: true,
         found_merge_asks_both: true,

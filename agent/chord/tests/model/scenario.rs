@@ -66,7 +66,9 @@ pub(crate) enum Kind {
     Put(u8),
     /// Writes the value if nothing is there, else returns 0, "it exists".
     Create(u8),
-    /// Writes "absent", whatever is there.
+    /// Writes the second value if the first one is there, else returns 0.
+    Replace(u8, u8),
+    /// Writes "absent" if a value is there, else returns 0.
     Delete,
     /// Returns the value, 0 if nothing is there.
     Get,
@@ -86,6 +88,8 @@ pub(crate) struct Operation {
     pub(crate) epoch: Option<u8>,
     /// Uses this round only.
     pub(crate) round: Option<u8>,
+    /// Starts when this operation, of the same client, has returned.
+    pub(crate) after: Option<usize>,
     /// Uses the ballot reserved by this operation, of the same process, and skips phase 1.
     pub(crate) follows: Option<usize>,
 }
@@ -93,7 +97,7 @@ pub(crate) struct Operation {
 impl Operation {
     /// An operation in any epoch with any ballot.
     pub(crate) const fn new(kind: Kind) -> Self {
-        Self { kind, key: 0, epoch: None, round: None, follows: None }
+        Self { kind, key: 0, epoch: None, round: None, after: None, follows: None }
     }
 
     /// The same on the key at this point.
@@ -109,6 +113,11 @@ impl Operation {
     /// The same with one round only.
     pub(crate) const fn in_round(self, round: u8) -> Self {
         Self { round: Some(round), ..self }
+    }
+
+    /// The same by the client of operation `earlier`, when that one has returned.
+    pub(crate) const fn after(self, earlier: usize) -> Self {
+        Self { after: Some(earlier), ..self }
     }
 
     /// The same with the ballot that operation `leader` reserved.
@@ -127,6 +136,9 @@ pub(crate) enum Order {
     /// slot's proposers and acceptors remember, and a decision forces nobody, so every run can be sorted
     /// this way, and completed by a decision, and still ends in the same registers and answers.
     SlotFirst,
+    /// All orders, but a slot decides in one step. The slots are searched by themselves; to the registers
+    /// only the decision matters.
+    SlotAtOnce,
 }
 
 /// What the checker looks for.
@@ -158,8 +170,12 @@ pub(crate) struct Scenario {
     pub(crate) may_release: bool,
     /// Nodes may copy the register to each other at any time.
     pub(crate) may_copy: bool,
+    /// A node may send a copy of the register that arrives later.
+    pub(crate) may_copy_late: bool,
     /// Nodes may forget tombstones.
     pub(crate) may_collect: bool,
+    /// One of these may lose its disk.
+    pub(crate) may_lose_disk: Nodes,
     pub(crate) order: Order,
     pub(crate) question: Question,
 }
@@ -182,7 +198,9 @@ impl Scenario {
             may_crash: Nodes::NONE,
             may_release: false,
             may_copy: false,
+            may_copy_late: false,
             may_collect: false,
+            may_lose_disk: Nodes::NONE,
             order: Order::SlotFirst,
             question: Question::WhatMustHold,
         }
@@ -207,11 +225,29 @@ impl Scenario {
         Self::of_one_range(operations, &[ABC, bcd, replaced(bcd, "acd")], &changes).interleaved()
     }
 
+    /// The range with the keys at points 0 and 1 is split; the right part gets other members at once.
+    pub(crate) fn split(operations: &[Operation]) -> Self {
+        let whole = Config { points: 0b11, ..ABC };
+        let left = bumped(ABC);
+        let right = Config { points: 0b10, ..replaced(ABC, "bcd") };
+        Self::of_one_range(operations, &[whole, left, right], &[Change::new(&[0], &[1, 2])])
+    }
+
+    /// a leaves, nothing changes, and a comes back for b: {a,b,c} -> {b,c,d} -> {b,c,d} -> {a,c,d}.
+    pub(crate) fn leave_and_return(operations: &[Operation]) -> Self {
+        let bcd = replaced(ABC, "bcd");
+        let again = bumped(bcd);
+        let configs = [ABC, bcd, again, replaced(again, "acd")];
+        let changes = [0, 1, 2].map(|place| Change::new(&[place], &[place + 1]));
+        let scenario = Self::of_one_range(operations, &configs, &changes);
+        Self { order: Order::SlotAtOnce, ..scenario }
+    }
+
     /// A change that keeps the members {a,b,c}: it makes a new epoch, and tombstones are collected.
     pub(crate) fn bump(operations: &[Operation]) -> Self {
         let changes = [Change::new(&[0], &[1])];
         let scenario = Self::of_one_range(operations, &[ABC, bumped(ABC)], &changes);
-        Self { may_collect: true, ..scenario }
+        scenario.with_collection()
     }
 
     /// Two neighbouring ranges, left (place 0, epoch `left_epoch`) and right (place 1, epoch 1), with the
@@ -305,6 +341,11 @@ impl Scenario {
         Self { order: Order::Interleaved, ..self }
     }
 
+    /// The same with all orders of the steps, where each slot decides in one step.
+    pub(crate) fn decided_at_once(self) -> Self {
+        Self { order: Order::SlotAtOnce, ..self }
+    }
+
     /// The same with one of `nodes`, named as in `"abcd"`, crashing at any time, or none.
     pub(crate) fn with_crash_of(self, nodes: &str) -> Self {
         Self { may_crash: Nodes::named(nodes), ..self }
@@ -318,6 +359,27 @@ impl Scenario {
     /// The same with anti-entropy.
     pub(crate) fn with_copies(self) -> Self {
         Self { may_copy: true, ..self }
+    }
+
+    /// The same with one copy that is on its way for any time.
+    pub(crate) fn with_late_copy(self) -> Self {
+        Self { may_copy_late: true, ..self }
+    }
+
+    /// The same with the collection of tombstones.
+    pub(crate) fn with_collection(self) -> Self {
+        Self { may_collect: true, ..self }
+    }
+
+    /// The same with one of `nodes` losing its disk at any time, or none.
+    pub(crate) fn with_lost_disk_of(self, nodes: &str) -> Self {
+        Self { may_lose_disk: Nodes::named(nodes), ..self }
+    }
+
+    /// The same with ranges that cover the keys at points 0 and 1.
+    pub(crate) fn with_two_keys(mut self) -> Self {
+        self.configs.iter_mut().for_each(|config| config.points = 0b11);
+        self
     }
 
     /// The state in which the first configurations serve and nothing was asked yet.

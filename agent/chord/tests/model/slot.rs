@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::scenario::{Change, Scenario};
+use crate::scenario::{Change, Order, Scenario};
 use crate::state::{
     NODES, Node, Nodes, Phase, Rival, SLOTS, SlotRecord, State, Vote, name, places_in,
 };
@@ -60,6 +60,17 @@ impl Scenario {
     /// Does a step of a slot; false if it changes nothing.
     pub(crate) fn slot_step(&self, state: &mut State, step: Step) -> bool {
         match step {
+            Step::Start { rival } if self.order == Order::SlotAtOnce => {
+                let change = self.wanted[rival];
+                let slots = self.change(change).ends;
+                let is_open = places_in(slots).all(|slot| state.chosen[slot] == 0);
+                if is_open {
+                    places_in(slots).for_each(|slot| state.chosen[slot] |= 1 << change);
+                    self.tell(state, change);
+                    state.rivals[rival].stop();
+                }
+                is_open
+            }
             Step::Start { rival } => {
                 let change = self.wanted[rival];
                 let slots = self.change(change).ends;

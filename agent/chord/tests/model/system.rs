@@ -29,6 +29,10 @@ pub(crate) enum Step {
     Crash {
         node: usize,
     },
+    /// `node` loses its disk.
+    LoseDisk {
+        node: usize,
+    },
 }
 
 impl fmt::Display for Step {
@@ -38,6 +42,7 @@ impl fmt::Display for Step {
             Self::Register(step) => write!(f, "{step}"),
             Self::Tombstone(step) => write!(f, "{step}"),
             Self::Crash { node } => write!(f, "{} crashes", name(*node)),
+            Self::LoseDisk { node } => write!(f, "{} loses its disk", name(*node)),
         }
     }
 }
@@ -54,6 +59,18 @@ impl Scenario {
     }
 }
 
+impl Scenario {
+    /// A node that lost its disk is another node: this one is not heard of again.
+    fn lose_disk(&self, state: &mut State, node: usize) {
+        if self.rules.lost_disk_is_new_node {
+            state.crashed = Some(node as u8);
+        } else {
+            state.nodes[node] = self.first_state().nodes[node];
+            state.lost_disk = true;
+        }
+    }
+}
+
 impl Model for Scenario {
     type State = State;
     type Action = Step;
@@ -63,7 +80,7 @@ impl Model for Scenario {
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
-        let interleaved = self.order == Order::Interleaved;
+        let interleaved = self.order != Order::SlotFirst;
         if interleaved || self.is_fresh(state) {
             self.slot_steps(state, steps);
         }
@@ -74,6 +91,8 @@ impl Model for Scenario {
         if state.crashed.is_none() {
             let nodes = (0..NODES).filter(|node| self.may_crash.contains(*node));
             steps.extend(nodes.map(|node| Step::Crash { node }));
+            let nodes = (0..NODES).filter(|node| self.may_lose_disk.contains(*node));
+            steps.extend(nodes.filter(|_| !state.lost_disk).map(|node| Step::LoseDisk { node }));
         }
     }
 
@@ -90,6 +109,10 @@ impl Model for Scenario {
             Step::Tombstone(step) => self.tombstone_step(&mut state, step),
             Step::Crash { node } => {
                 state.crashed = Some(node as u8);
+                true
+            }
+            Step::LoseDisk { node } => {
+                self.lose_disk(&mut state, node);
                 true
             }
         };
