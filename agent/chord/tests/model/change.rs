@@ -4,12 +4,23 @@
 use crate::scenario::{Kind, Scenario};
 use crate::state::{Done, Register};
 
+/// What an operation makes of a key's state.
+pub(crate) struct Decision {
+    pub(crate) register: Register,
+    pub(crate) result: u8,
+    pub(crate) changes: bool,
+}
+
 impl Scenario {
-    /// The new state and the result; none if nobody can tell whether the request was carried out before.
-    /// A key remembers one request.
-    pub(crate) fn carry_out(&self, op: usize, current: Register) -> Option<(Register, u8)> {
+    /// None if nobody can tell whether the request was carried out before. A key remembers one request.
+    pub(crate) fn carry_out(
+        &self,
+        op: usize,
+        is_sole: bool,
+        current: Register,
+    ) -> Option<Decision> {
         let request = self.request(op);
-        let unchanged = |result| Some((current, result));
+        let unchanged = |result| Some(Decision { register: current, result, changes: false });
         if matches!(self.kind(op), Kind::Get | Kind::Sweep) {
             return unchanged(current.value);
         }
@@ -17,7 +28,7 @@ impl Scenario {
             return unchanged(current.done.result);
         }
         let is_retry = matches!(self.operations[op].kind, Kind::Retry(_));
-        let is_checked = is_retry || self.rules.first_attempts_can_be_late;
+        let is_checked = !is_sole && (is_retry || self.rules.first_attempts_can_be_late);
         if is_checked && request <= current.forgotten && self.rules.unknown_is_refused {
             return None;
         }
@@ -29,7 +40,7 @@ impl Scenario {
             register.forgotten = register.forgotten.max(current.done.request);
             register.done = Done { request, result };
         }
-        Some((register, result))
+        Some(Decision { register, result, changes: is_noted })
     }
 
     /// The number of a request: the same for all its attempts. Numbers say nothing about the order of

@@ -1,9 +1,9 @@
 //! The collection of tombstones.
 
-use crate::scenario::Kind::{Create, Delete, Get, Put, Sweep};
+use crate::scenario::Kind::{Create, Delete, Get, Put};
 use crate::scenario::Scenario;
 use crate::system::LINEARIZABLE;
-use crate::{any, checked, is_large, new, old, rule_is_needed};
+use crate::{any, checked, happens, is_large, new, old, rule_is_needed};
 
 #[test]
 fn rules_of_tombstones() {
@@ -22,20 +22,26 @@ fn rules_of_tombstones() {
         LINEARIZABLE,
         &checked("put, get, delete in one epoch", unchanging),
     );
-    // A deletion that finds nothing leaves a record like that of one that finds a value.
-    let created = [old(Delete).in_round(1), new(Create(1)).in_round(1), new(Create(2)).in_round(2)];
+    let created = [
+        old(Put(1)),
+        old(Delete).in_round(2),
+        new(Create(2)).in_round(1),
+        new(Create(3)).in_round(2),
+    ];
     rule_is_needed(
         "a tombstone with a promise of a later epoch stays",
         |rules| rules.drop_heeds_promise = false,
         LINEARIZABLE,
-        &checked("delete and two creates", Scenario::bump(&created)),
+        &checked("delete and two creates", Scenario::bump(&created).with_first_done("abc")),
     );
 }
 
 #[test]
 fn tombstones_and_reserved_ballots() {
-    let clients = [old(Delete).in_round(1), any(Create(1)).following(0), any(Get).in_round(3)];
-    checked("delete, create with the reserved ballot, get", Scenario::bump(&clients));
+    let clients =
+        [old(Put(1)), old(Delete).in_round(1), any(Create(2)).following(1), any(Get).in_round(3)];
+    let scenario = Scenario::bump(&clients).with_first_done("abc");
+    checked("delete, create with the reserved ballot, get", scenario);
 }
 
 #[test]
@@ -52,20 +58,24 @@ fn tombstones_and_copies() {
 
 #[test]
 fn tombstones_and_members_that_come_back() {
-    let clients = [
-        old(Put(1)).in_round(1),
-        new(Sweep).in_round(1),
-        new(Delete).in_round(2),
-        any(Get).in_epoch(4),
-    ];
-    let scenario = Scenario::leave_and_return(&clients).with_collection();
+    let clients = [any(Put(1)), any(Delete).in_epoch(2).in_round(2), any(Get)];
+    let scenario = Scenario::come_back(&clients).with_collection();
+    happens(
+        &[
+            ("nobody holds the tombstone any more", Scenario::tombstone_is_gone),
+            ("who had left is a member again", Scenario::has_come_back),
+        ],
+        scenario.clone(),
+    );
     rule_is_needed(
-        "who becomes a member again starts empty",
-        |rules| rules.joiner_starts_empty = false,
+        "who becomes a member again holds nothing",
+        |rules| rules.newcomer_is_clear = false,
         LINEARIZABLE,
-        &checked("put, delete and get while a leaves and returns", scenario.clone()),
+        &checked("put, delete and get while a returns", scenario),
     );
     if is_large() {
-        checked("the same with releases", scenario.with_release());
+        let clients = [any(Put(1)), any(Delete), any(Get)];
+        let scenario = Scenario::come_back(&clients).with_collection().with_release();
+        checked("put, delete and get in any epoch while a releases and returns", scenario);
     }
 }

@@ -74,13 +74,14 @@ mod scenario;
 mod slot;
 mod splitting;
 mod state;
+mod sweeping;
 mod system;
 mod tombstone;
 
 use std::fmt::Write as _;
 
 use rules::Rules;
-use scenario::{Kind, Operation, Scenario};
+use scenario::{Kind, Occasion, Operation, Question, Scenario};
 use state::State;
 use stateright::{Checker, HasDiscoveries, Model, Path};
 use system::Step;
@@ -141,6 +142,16 @@ fn rule_is_needed(
         panic!("{rule}: without this rule, {broken} in all {states} states as well");
     };
     print(&format!("{rule}: without it, not always true that {broken}:\n{}", story(path)));
+}
+
+/// Fails if one of these kinds of states is never reached.
+fn happens(occasions: &'static [Occasion], scenario: Scenario) {
+    let scenario = Scenario { question: Question::WhatMustHappen(occasions), ..scenario };
+    let checker = scenario.checker().finish_when(HasDiscoveries::All).spawn_bfs().join();
+    for (name, _) in occasions {
+        let path = checker.discovery(name).unwrap_or_else(|| panic!("never happens: {name}"));
+        print(&format!("{name}:\n{}", story(path)));
+    }
 }
 
 /// The steps of a run, one a line, and what the operations returned.

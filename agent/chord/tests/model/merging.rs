@@ -90,6 +90,12 @@ fn rules_of_the_slots_of_a_merge() {
         &slots,
     );
     rule_is_needed(
+        "a merge that is found is not given up",
+        |rules| rules.found_merge_is_not_given_up = false,
+        ONE_DECISION,
+        &slots,
+    );
+    rule_is_needed(
         "a merge of which one slot has gone on is dead",
         |rules| rules.overtaken_merge_is_dead = false,
         ONE_DECISION,
@@ -100,6 +106,14 @@ fn rules_of_the_slots_of_a_merge() {
         |rules| rules.slots_outlive_epochs = false,
         NOT_STUCK,
         &checked("slots of a merge and adoption", slots.interleaved()),
+    );
+    let ballots = [vec![1], vec![2], vec![3, 4]];
+    let bump = Scenario::merge_and_bump().with_slot_ballots(&ballots);
+    rule_is_needed(
+        "a merge is about two epochs",
+        |rules| rules.merge_names_epochs = false,
+        ONE_DECISION,
+        &checked("slots of a merge and a new epoch on the right", bump),
     );
     let ballots = [vec![1], vec![2, 4], vec![3]];
     let split = Scenario::merge_and_split(&[]).with_slot_ballots(&ballots);
@@ -142,10 +156,14 @@ fn rules_of_merged_data() {
         new(Sweep).on_key(1).in_round(1),
         any(Create(2)).on_key(1).in_epoch(3).in_round(1),
     ];
+    let scenario = Scenario::replace_and_merge(&clients);
     rule_is_needed(
         "a merge waits for the sweep",
         |rules| rules.slot_waits_for_sweep = false,
         LINEARIZABLE,
-        &checked("replacement, merge and two creates", Scenario::replace_and_merge(&clients)),
+        &checked("replacement, merge and two creates", scenario.clone().decided_at_once()),
     );
+    if is_large() {
+        checked("replacement, merge and two creates, all orders", scenario);
+    }
 }

@@ -1,9 +1,11 @@
 //! What must hold in every state, and what must happen in some.
 
 use crate::change::apply;
-use crate::scenario::{Change, Kind, Order, Scenario};
+use crate::scenario::{Change, Config, Kind, Operation, Order, Scenario};
 use crate::slot::Next;
-use crate::state::{NODES, Nodes, OPERATIONS, POINTS, Phase, Rival, SLOTS, State, Vote, places_in};
+use crate::state::{
+    NODES, Node, Nodes, OPERATIONS, POINTS, Phase, Progress, Rival, SLOTS, State, Vote, places_in,
+};
 
 impl Scenario {
     /// Whether the answers given so far are those of one register that does one operation at a time,
@@ -57,8 +59,7 @@ impl Scenario {
             all.filter(|(_, (_, operation))| operation.key == key)
         };
         let acknowledged = of_key().fold(0u8, |set, (i, (progress, operation))| {
-            let writes = matches!(operation.kind, Kind::Put(_) | Kind::Create(_));
-            if writes && progress.returned == Some(1) { set | 1 << i } else { set }
+            if operation.kind.writes() && progress.returned == Some(1) { set | 1 << i } else { set }
         });
         of_key().any(|(_, (_, operation))| operation.kind == Kind::Delete)
             || of_key().all(|(_, (progress, operation))| {
@@ -69,6 +70,41 @@ impl Scenario {
                 };
                 !missed || progress.before & acknowledged == 0
             })
+    }
+
+    /// Whether every quorum of the latest configuration finds every acknowledged write, or a later one, on
+    /// one of its nodes, so that the write outlives the loss of all others. Says nothing of keys that an
+    /// operation deletes: deletions are forgotten in time.
+    pub(crate) fn acknowledged_is_durable(&self, state: &State) -> bool {
+        state.operations.iter().zip(&self.operations).all(|(progress, operation)| {
+            let is_acknowledged = operation.kind.writes()
+                && progress.phase == Phase::Accepted
+                && progress.returned == Some(1);
+            let is_deleted = || {
+                let mut of_key = self.operations.iter().filter(|other| other.key == operation.key);
+                of_key.any(|other| other.kind == Kind::Delete)
+            };
+            !is_acknowledged
+                || is_deleted()
+                || self.is_on_every_quorum(state, progress, operation.key)
+        })
+    }
+
+    fn is_on_every_quorum(&self, state: &State, progress: &Progress, key: usize) -> bool {
+        let covering = |(place, config): &(u8, Config)| state.is_told(*place) && config.covers(key);
+        let told = self.places().filter(covering);
+        let Some((place, latest)) = told.max_by_key(|(_, config)| config.epoch) else {
+            return true;
+        };
+        let ballot = self.ballot(self.config(progress.config).epoch, progress.round);
+        let lacks = |node: &Node| {
+            let answers = !(node.released && self.rules.released_refuses);
+            answers && node.keys[key].accepted.ballot < ballot
+        };
+        let places = state.nodes.iter().enumerate().filter(|(_, node)| lacks(node));
+        let lacking = places.fold(Nodes::NONE, |set, (place, _)| set | Nodes::one(place));
+        let asks_prev = !self.is_swept(state, place);
+        !lacking.is_majority_of(latest.members) || asks_prev && !lacking.is_majority_of(latest.prev)
     }
 
     /// Whether every slot decided one change at most, and where it decided a merge, the other slot of
@@ -193,6 +229,29 @@ impl Scenario {
             matches!(rival.phase, Phase::Accept | Phase::Accepted) && rival.change != *wanted
         };
         state.chosen[0] != 0 && state.rivals.iter().zip(&self.wanted).any(helps)
+    }
+
+    /// The key was deleted, and all members of the latest epoch have forgotten it.
+    pub(crate) fn tombstone_is_gone(&self, state: &State) -> bool {
+        let is_empty = |node: usize| state.nodes[node].keys[0].accepted.ballot == 0;
+        let members = self.configs[1].members;
+        let is_deleted = |(progress, operation): (&Progress, &Operation)| {
+            operation.kind == Kind::Delete && progress.returned == Some(1)
+        };
+        state.operations.iter().zip(&self.operations).any(is_deleted)
+            && (0..NODES).filter(|node| members.contains(*node)).all(is_empty)
+    }
+
+    /// a serves in the last epoch.
+    pub(crate) fn has_come_back(&self, state: &State) -> bool {
+        let last = self.configs.len() as u8 - 1;
+        let Node { config, released, .. } = state.nodes[0];
+        config[0] == Some(last) && !released
+    }
+
+    /// A request that may have been forgotten was carried out by a node that is alone with it.
+    pub(crate) fn sole_one_is_done(&self, state: &State) -> bool {
+        state.operations.iter().any(|progress| progress.is_sole && progress.returned == Some(1))
     }
 
     fn answered_in(&self, state: &State, epoch: u8) -> bool {

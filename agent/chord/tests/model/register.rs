@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::change::Decision;
 use crate::scenario::{Config, Kind, Operation, Scenario};
 use crate::state::{
     Accepted, KeyRecord, NODES, Node, Nodes, OPERATIONS, Phase, Progress, Register, State, name,
@@ -30,6 +31,8 @@ pub(crate) enum Step {
     LateCopy { to: usize },
     /// `node`, no member any more, deletes its keys.
     Release { node: usize },
+    /// `node` is asked in this configuration, of which it is no member, to hold nothing of the range.
+    Clear { node: usize, config: u8 },
 }
 
 impl Scenario {
@@ -66,12 +69,12 @@ impl Scenario {
     pub(crate) fn register_step(&self, state: &mut State, step: Step) -> bool {
         match step {
             Step::Adopt { node, config } => {
-                self.adopt(state, node, config);
+                self.adopt(&mut state.nodes[node], config);
                 true
             }
             Step::Start { op, config, asks_prev, round, next_round } => {
                 let begun =
-                    Progress { config, asks_prev, round, next_round, ..Progress::default() };
+                    Progress { config, asks_prev, round, next_round, ..state.operations[op] };
                 self.start(state, op, begun);
                 true
             }
@@ -96,6 +99,10 @@ impl Scenario {
                 self.release(&mut state.nodes[node]);
                 true
             }
+            Step::Clear { node, config } => {
+                self.clear(&mut state.nodes[node], config);
+                true
+            }
         }
     }
 
@@ -107,6 +114,9 @@ impl Scenario {
             let concerned = points.any(is_newer) && config.everyone().contains(node);
             if concerned && state.is_told(place) {
                 can(Step::Adopt { node, config: place });
+            }
+            if self.can_clear(state, node, place) {
+                can(Step::Clear { node, config: place });
             }
         }
         if self.can_release(state, node) {
@@ -127,16 +137,14 @@ impl Scenario {
     }
 
     /// Adopts a configuration at all points where the node does not know a later one.
-    fn adopt(&self, state: &mut State, number: usize, place: u8) {
-        let node = &mut state.nodes[number];
+    fn adopt(&self, node: &mut Node, place: u8) {
         let config = self.config(place);
         for point in self.fenced_points(place) {
             if self.epoch_of(node, point) < config.epoch {
                 node.config[point] = Some(place);
-                // Who was no member before can only have what is left of an earlier time.
-                let joins = !config.prev.is_empty() && !config.prev.contains(number);
-                if joins && self.rules.joiner_starts_empty {
-                    node.keys[point] = KeyRecord::default();
+                node.released = false;
+                if !self.rules.promises_outlive_epoch {
+                    node.keys[point].promised = 0;
                 }
             }
         }
@@ -178,12 +186,15 @@ impl Scenario {
             match (operation.kind, leader) {
                 (_, Some(leader)) => {
                     let alive = leader.config == config || !self.rules.sticky_dies_with_epoch;
-                    if leader.returned.is_some() && alive {
+                    // Who ended without phase 2 has nothing reserved.
+                    if leader.phase == Phase::Accepted && alive {
                         begin(leader.next_round, 0);
                     }
                 }
                 (Kind::Sweep, _) if prev.is_empty() => {}
-                (Kind::Retry(first), _) if !can_be_retried(&state.operations[first]) => {}
+                (Kind::Retry(first), _) if !self.can_be_retried(&state.operations[first]) => {}
+                // A new attempt has a new ballot, above all others.
+                _ if state.operations[op].is_sole => begin(self.operations.len() as u8 + 1, 0),
                 (Kind::Sweep, _) => begin(0, 0),
                 (Kind::Get, _) if !reserves => begin(0, 0),
                 _ => {
@@ -224,17 +235,19 @@ impl Scenario {
 
     fn start(&self, state: &mut State, op: usize, mut progress: Progress) {
         let operation = &self.operations[op];
-        progress.before = state.returned();
+        if !progress.is_sole {
+            progress.before = state.returned();
+        }
         progress.phase = match operation.kind {
             _ if progress.round > 0 => Phase::Prepare,
             Kind::Sweep => Phase::Scan,
             _ => Phase::Read,
         };
+        state.operations[op] = progress;
         if let Some(leader) = operation.follows {
             let current = state.operations[leader].register;
-            self.propose(op, &mut progress, current);
+            self.propose(state, op, current, false);
         }
-        state.operations[op] = progress;
     }
 
     /// Whether a node lets a message of `epoch` pass the fence. It refuses a newer epoch as long as it
@@ -255,16 +268,18 @@ impl Scenario {
         let mut progress = state.operations[op];
         let config = self.config(progress.config);
         let key = self.operations[op].key;
-        if !self.passes_fence(&state.nodes[place], key, progress.config) {
+        let is_fenced = progress.phase != Phase::Scan || self.rules.scan_is_fenced;
+        if is_fenced && !self.passes_fence(&state.nodes[place], key, progress.config) {
             return false;
         }
         let record = &mut state.nodes[place].keys[key];
         // Who only was a member promises nothing: it has left the epochs that it could accept in.
-        if progress.phase == Phase::Prepare && config.members.contains(place) {
+        let promises = config.members.contains(place) || self.rules.prev_promises;
+        if progress.phase == Phase::Prepare && promises {
             let ballot = self.ballot(config.epoch, progress.round);
             let own = record.promised == ballot && !self.rules.ballot_is_unique;
             if record.promised >= ballot && !own {
-                return false;
+                return self.tick_off(state, op);
             }
             record.promised = ballot;
         }
@@ -277,10 +292,10 @@ impl Scenario {
         if accepted.ballot == progress.best.ballot {
             progress.agreeing |= Nodes::one(place);
         }
-        if self.has_quorum(state, &progress) {
-            self.phase_one_is_over(state, op, &mut progress);
-        }
         state.operations[op] = progress;
+        if self.has_quorum(state, &progress) {
+            self.phase_one_is_over(state, op);
+        }
         true
     }
 
@@ -290,7 +305,7 @@ impl Scenario {
         let by_prev = progress.answered.is_majority_of(config.prev);
         let by_members = progress.answered.is_majority_of(config.members);
         if progress.phase == Phase::Scan {
-            return by_prev;
+            return by_prev || !self.rules.scan_asks_majority;
         }
         let relaxed = !self.rules.quorum_is_fixed && self.is_swept(state, progress.config);
         if !progress.asks_prev || relaxed {
@@ -299,38 +314,47 @@ impl Scenario {
         (by_members || !self.rules.members_are_asked) && (by_prev || !self.rules.prev_is_asked)
     }
 
-    fn phase_one_is_over(&self, state: &mut State, op: usize, progress: &mut Progress) {
+    fn phase_one_is_over(&self, state: &mut State, op: usize) {
+        let progress = &state.operations[op];
+        let Accepted { ballot, register } = progress.best;
+        // Chosen, if no answer says otherwise.
+        let members = self.config(progress.config).members;
+        let is_settled = progress.agreeing.is_majority_of(members);
         match progress.phase {
             // A key that a sealed majority has never seen needs no write.
-            Phase::Scan if progress.best.ballot == 0 => {
-                state.swept[self.operations[op].key] |= 1 << progress.config;
-                finish_at_once(progress, Some(0));
+            Phase::Scan if ballot == 0 || !self.rules.sweep_brings_keys => {
+                self.finish(state, op, Phase::Over, Some(0));
             }
-            Phase::Read => {
-                let members = self.config(progress.config).members;
-                if progress.agreeing.is_majority_of(members) || !self.rules.read_writes_back {
-                    finish_at_once(progress, Some(progress.best.register.value));
-                }
+            Phase::Read if is_settled || !self.rules.read_writes_back => {
+                self.finish(state, op, Phase::Over, Some(register.value));
             }
-            Phase::Prepare => {
-                let current = progress.best.register;
-                let creates = matches!(self.operations[op].kind, Kind::Create(_));
-                if creates && current.value > 0 && !self.rules.exists_writes_back {
-                    finish_at_once(progress, Some(0));
-                } else {
-                    self.propose(op, progress, current);
-                }
-            }
+            Phase::Prepare => self.propose(state, op, register, is_settled),
             _ => {}
         }
     }
 
-    /// Phase 2 begins with what the operation makes of the current state; or the operation ends without
-    /// an answer, because nobody can tell whether it was carried out.
-    fn propose(&self, op: usize, progress: &mut Progress, current: Register) {
-        let Some((register, result)) = self.carry_out(op, current) else {
-            return finish_at_once(progress, None);
+    /// Phase 2 begins with what the operation makes of the current state. An operation that changes
+    /// nothing ends without it if that state is known to be chosen, except a sweep's. One of which nobody
+    /// can tell whether it was carried out ends without an answer, or waits for a node that is alone with it.
+    fn propose(&self, state: &mut State, op: usize, current: Register, is_settled: bool) {
+        let kind = self.operations[op].kind;
+        let is_sole = state.operations[op].is_sole;
+        let Some(decision) = self.carry_out(op, is_sole, current) else {
+            if self.can_be_sole(state, op) {
+                let before = state.operations[op].before;
+                state.operations[op] = Progress { is_sole: true, before, ..Progress::default() };
+            } else {
+                self.finish(state, op, Phase::Over, None);
+            }
+            return;
         };
+        let Decision { register, result, changes } = decision;
+        let is_chosen = is_settled && kind != Kind::Sweep;
+        let exists = matches!(kind, Kind::Create(_)) && !self.rules.exists_writes_back;
+        if !changes && (is_chosen || exists) {
+            return self.finish(state, op, Phase::Over, Some(result));
+        }
+        let progress = &mut state.operations[op];
         progress.register = register;
         progress.result = result;
         progress.phase = Phase::Accept;
@@ -347,9 +371,12 @@ impl Scenario {
         let key = self.operations[op].key;
         let ballot = self.ballot(config.epoch, progress.round);
         let is_fenced = !self.passes_fence(&state.nodes[place], key, progress.config);
-        let record = &mut state.nodes[place].keys[key];
-        if is_fenced || record.promised > ballot {
+        if is_fenced {
             return false;
+        }
+        let record = &mut state.nodes[place].keys[key];
+        if record.promised > ballot {
+            return self.tick_off(state, op);
         }
         record.accepted = Accepted { ballot, register: progress.register };
         record.promised = match progress.next_round {
@@ -359,21 +386,25 @@ impl Scenario {
         if progress.phase == Phase::Accept {
             progress.answered |= Nodes::one(place);
             if progress.answered.is_majority_of(config.members) {
-                self.finish(state, op);
+                let result = progress.result;
+                self.finish(state, op, Phase::Accepted, Some(result));
             }
         }
         *state != before
     }
 
-    /// Phase 2 is over: the client gets its answer, unless another attempt has given it. A refusal counts
-    /// from the attempt made last.
-    fn finish(&self, state: &mut State, op: usize) {
+    /// The operation is over, in phase 2 or before it: its client gets the answer, unless another attempt has
+    /// given it. A refusal counts from the attempt made last.
+    fn finish(&self, state: &mut State, op: usize, phase: Phase, result: Option<u8>) {
         let is_overtaken =
             self.retry_of(op).is_some_and(|retry| state.operations[retry].phase != Phase::Idle);
         let progress = &mut state.operations[op];
-        let result = std::mem::take(&mut progress.result);
-        progress.phase = Phase::Accepted;
+        progress.phase = phase;
+        progress.result = 0;
         progress.answered = Nodes::NONE;
+        progress.best = Accepted::default();
+        progress.agreeing = Nodes::NONE;
+        let Some(result) = result else { return };
         if result > 0 || !is_overtaken {
             progress.returned.get_or_insert(result);
         }
@@ -384,6 +415,30 @@ impl Scenario {
             }
             _ => {}
         }
+    }
+
+    /// Ends a sweep's operation that a node has refused, where that is as good as done.
+    fn tick_off(&self, state: &mut State, op: usize) -> bool {
+        let progress = state.operations[op];
+        let is_open = matches!(progress.phase, Phase::Prepare | Phase::Accept);
+        let ends = self.operations[op].kind == Kind::Sweep && !self.rules.sweep_tries_again;
+        if is_open && ends {
+            self.finish(state, op, Phase::Over, Some(0));
+        }
+        is_open && ends
+    }
+
+    /// Whether the client of an operation still waits, and asks another node as well.
+    fn can_be_retried(&self, first: &Progress) -> bool {
+        let is_kept_away = first.is_sole && self.rules.sole_is_alone;
+        first.phase != Phase::Idle && first.returned.is_none() && !is_kept_away
+    }
+
+    /// Whether a request that is too old to be remembered can be carried out all the same.
+    fn can_be_sole(&self, state: &State, op: usize) -> bool {
+        let is_retried =
+            |retry: usize| state.operations[retry].phase != Phase::Idle && self.rules.sole_is_alone;
+        self.retry_of(op).is_some_and(|retry| !is_retried(retry))
     }
 
     /// Releases are for scenarios with one range: the one at point 0.
@@ -401,6 +456,52 @@ impl Scenario {
         } else {
             Node { config: [Some(0), None, None], ..Node::default() }
         };
+    }
+
+    /// Whether this node can be asked to become clear: some change makes it a member, and it is none.
+    fn can_clear(&self, state: &State, node: usize, place: u8) -> bool {
+        let is_newcomer = self.newcomers(place).contains(node);
+        let waits = self.rules.slot_waits_for_sweep;
+        let is_over = state.is_told(place) && (!waits || self.is_swept(state, place));
+        let config = self.config(place);
+        let points = || places_in(config.points);
+        let is_behind = |point| self.epoch_of(&state.nodes[node], point) <= config.epoch;
+        let has_heard = points().any(|point| state.nodes[node].config[point].is_some());
+        self.rules.newcomer_is_clear
+            && is_newcomer
+            && is_over
+            && has_heard
+            && points().all(is_behind)
+            && !self.is_clear(state, node, place)
+    }
+
+    /// Whether a node is no member in this configuration, says so, and holds nothing of its range. One that
+    /// never heard of the range is.
+    pub(crate) fn is_clear(&self, state: &State, node: usize, place: u8) -> bool {
+        let Node { config, released, keys, .. } = state.nodes[node];
+        places_in(self.config(place).points).all(|point| {
+            let has_left = config[point] == Some(place) && released;
+            keys[point] == KeyRecord::default() && (config[point].is_none() || has_left)
+        })
+    }
+
+    fn clear(&self, node: &mut Node, place: u8) {
+        self.adopt(node, place);
+        node.released = true;
+        for point in places_in(self.config(place).points) {
+            node.keys[point] = KeyRecord::default();
+        }
+    }
+
+    /// Who is no member of a configuration and becomes one by a change that ends it.
+    pub(crate) fn newcomers(&self, place: u8) -> Nodes {
+        let all = self.changes.iter().filter(|change| change.ends >> place & 1 == 1);
+        let made = all.flat_map(|change| places_in(change.makes));
+        let members = made.fold(Nodes::NONE, |set, place| set | self.config(place as u8).members);
+        let config = self.config(place);
+        (0..NODES)
+            .filter(|node| members.contains(*node) && !config.members.contains(*node))
+            .fold(Nodes::NONE, |set, node| set | Nodes::one(node))
     }
 }
 
@@ -427,22 +528,11 @@ impl fmt::Display for Step {
             Self::SendCopy { from } => write!(f, "{} sends a copy", name(from)),
             Self::LateCopy { to } => write!(f, "{} gets the copy that was sent", name(to)),
             Self::Release { node } => write!(f, "{} deletes its keys", name(node)),
+            Self::Clear { node, config } => {
+                write!(f, "{} makes sure in config {config} that it holds nothing", name(node))
+            }
         }
     }
-}
-
-/// Ends an operation that leaves no accept requests behind.
-fn finish_at_once(progress: &mut Progress, result: Option<u8>) {
-    progress.phase = Phase::Over;
-    progress.answered = Nodes::NONE;
-    progress.best = Accepted::default();
-    progress.agreeing = Nodes::NONE;
-    progress.returned = progress.returned.or(result);
-}
-
-/// Whether the client of an operation still waits, and asks another node as well.
-fn can_be_retried(first: &Progress) -> bool {
-    first.phase != Phase::Idle && first.returned.is_none()
 }
 
 /// The operations fit the bit sets that hold them.

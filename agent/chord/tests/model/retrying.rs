@@ -3,7 +3,7 @@
 use crate::scenario::Kind::{Create, Delete, Get, Put, Replace, Retry};
 use crate::scenario::Scenario;
 use crate::system::LINEARIZABLE;
-use crate::{any, checked, old, rule_is_needed};
+use crate::{any, checked, happens, is_large, old, rule_is_needed};
 
 #[test]
 fn a_request_is_carried_out_once() {
@@ -35,6 +35,12 @@ fn a_request_is_carried_out_once() {
         LINEARIZABLE,
         &checked("a retry, delete, and the first attempt, get", forgotten(3, 1)),
     );
+    rule_is_needed(
+        "what may be forgotten is carried out only by who is alone with it",
+        |rules| rules.sole_is_alone = false,
+        LINEARIZABLE,
+        &forgotten(3, 1),
+    );
     let refused = [
         old(Replace(1, 2)).in_round(3),
         old(Put(1)).in_round(2),
@@ -50,4 +56,25 @@ fn a_request_is_carried_out_once() {
             Scenario::replacement(&refused).unchanged(),
         ),
     );
+}
+
+#[test]
+fn a_request_that_nobody_remembers_is_carried_out_by_one() {
+    let mut clients = vec![
+        old(Create(1)).in_round(3),
+        old(Put(2)).in_round(1),
+        old(Delete).in_round(2),
+        old(Retry(0)).in_round(4),
+    ];
+    let scenario = Scenario::replacement(&clients).unchanged();
+    happens(
+        &[("a request too old to be remembered is carried out", Scenario::sole_one_is_done)],
+        scenario.clone(),
+    );
+    checked("create that comes late, put, delete, a retry of the create", scenario);
+    if is_large() {
+        clients.push(old(Get).in_round(5));
+        let scenario = Scenario::replacement(&clients).unchanged();
+        checked("create that comes late, put, delete, a retry of the create, get", scenario);
+    }
 }

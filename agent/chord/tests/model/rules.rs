@@ -25,6 +25,12 @@ pub(crate) struct Rules {
     pub(crate) config_is_decided: bool,
     /// A ballot is ordered by its epoch first. Off: by its round alone.
     pub(crate) ballot_has_epoch: bool,
+    /// The previous members promise as well. Needed only if ballots do not begin with their epoch, so it
+    /// is off in the protocol that the agent runs.
+    pub(crate) prev_promises: bool,
+    /// Adopting an epoch leaves the promises of the keys alone. Off: they are forgotten. Needed only if
+    /// ballots do not begin with their epoch.
+    pub(crate) promises_outlive_epoch: bool,
     /// A ballot is never used twice, also not after a restart. Off: the restarted proposer uses its
     /// rounds again, and takes a promise made to its first life for its own.
     pub(crate) ballot_is_unique: bool,
@@ -61,9 +67,9 @@ pub(crate) struct Rules {
     pub(crate) slot_asks_old_members: bool,
     /// A proposer of a slot asks what was accepted before. Off: it writes its own proposal.
     pub(crate) slot_has_phase_one: bool,
-    /// A node that becomes a member, and was none in the epoch before, forgets the keys it still has from
-    /// an earlier time. Off: it keeps them.
-    pub(crate) joiner_starts_empty: bool,
+    /// A node is made a member only after it has said, in the epoch that ends, that it is none and holds
+    /// nothing of the range. Off: it is not asked.
+    pub(crate) newcomer_is_clear: bool,
     /// A node that lost its disk joins as another one. Off: it comes back as the one that it was, with
     /// nothing but what a paused proposer tells it of the first configuration.
     pub(crate) lost_disk_is_new_node: bool,
@@ -73,6 +79,17 @@ pub(crate) struct Rules {
     pub(crate) first_attempts_can_be_late: bool,
     /// A retry notes that its condition did not hold. Off: it leaves no trace.
     pub(crate) refusals_are_noted: bool,
+    /// A request that is too old to be remembered is carried out only by a node that is alone with it: no
+    /// other was asked, and none will be. Off: by the one that was asked first.
+    pub(crate) sole_is_alone: bool,
+    /// The sweep asks for the keys of a majority of the previous members. Off: of one of them.
+    pub(crate) scan_asks_majority: bool,
+    /// Who tells its keys to the sweep has adopted the new epoch. Off: it need not have.
+    pub(crate) scan_is_fenced: bool,
+    /// The sweep has every key that it hears of accepted in the new epoch. Off: it only looks.
+    pub(crate) sweep_brings_keys: bool,
+    /// A key of the sweep that was refused for a later promise is tried again. Off: it is ticked off.
+    pub(crate) sweep_tries_again: bool,
     /// The range is swept when all its keys are. Off: when one is.
     pub(crate) sweep_covers_all_keys: bool,
     /// An acceptor of a merge promises in both slots and accepts in both, or refuses. Off: in one at a
@@ -80,6 +97,12 @@ pub(crate) struct Rules {
     pub(crate) merge_is_atomic: bool,
     /// Who finds a merge in the one slot that it asks asks both. Off: it finishes the merge in that one.
     pub(crate) found_merge_asks_both: bool,
+    /// Who finds a merge finishes it, or hears from the other slot that it is dead. Off: it gives it up, as
+    /// if it had waited long enough.
+    pub(crate) found_merge_is_not_given_up: bool,
+    /// A merge names the epochs of both ranges. Off: only the ranges, so that it can be decided in
+    /// whatever slots they have come to.
+    pub(crate) merge_names_epochs: bool,
     /// That a found merge is dead is concluded from the other slot. Off: from the other range having a
     /// later epoch.
     pub(crate) slot_tells_dead_merge: bool,
@@ -101,6 +124,8 @@ impl Rules {
         newer_is_adopted: true,
         config_is_decided: true,
         ballot_has_epoch: true,
+        prev_promises: false,
+        promises_outlive_epoch: true,
         ballot_is_unique: true,
         sticky_dies_with_epoch: true,
         read_writes_back: true,
@@ -116,14 +141,21 @@ impl Rules {
         slot_waits_for_sweep: true,
         slot_asks_old_members: true,
         slot_has_phase_one: true,
-        joiner_starts_empty: true,
+        newcomer_is_clear: true,
         lost_disk_is_new_node: true,
         unknown_is_refused: true,
         first_attempts_can_be_late: true,
         refusals_are_noted: true,
+        sole_is_alone: true,
+        scan_asks_majority: true,
+        scan_is_fenced: true,
+        sweep_brings_keys: true,
+        sweep_tries_again: true,
         sweep_covers_all_keys: true,
         merge_is_atomic: true,
         found_merge_asks_both: true,
+        found_merge_is_not_given_up: true,
+        merge_names_epochs: true,
         slot_tells_dead_merge: true,
         overtaken_merge_is_dead: true,
         slots_outlive_epochs: true,

@@ -1,7 +1,10 @@
 //! How large one run of the checker is: configurations, operations, who may crash.
 
 use crate::rules::Rules;
-use crate::state::{NODES, Node, Nodes, OPERATIONS, POINTS, RIVALS, State};
+use crate::state::{
+    Accepted, KeyRecord, NODES, Node, Nodes, OPERATIONS, POINTS, Phase, Progress, RIVALS, Register,
+    State,
+};
 
 /// A configuration of a range.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +81,13 @@ pub(crate) enum Kind {
     Retry(usize),
 }
 
+impl Kind {
+    /// Whether the operation stores a value if it succeeds.
+    pub(crate) const fn writes(self) -> bool {
+        matches!(self, Self::Put(_) | Self::Create(_) | Self::Replace(..))
+    }
+}
+
 /// One client operation. Each has a proposer of its own, which can stop at any point.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Operation {
@@ -142,13 +152,16 @@ pub(crate) enum Order {
 }
 
 /// What the checker looks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Question {
     /// A state in which something is wrong.
     WhatMustHold,
-    /// A state of each kind that the scenario was made for, so that no search was idle.
-    WhatMustHappen,
+    /// A state of each of these kinds, for which the scenario was made, so that no search was idle.
+    WhatMustHappen(&'static [Occasion]),
 }
+
+/// A kind of state, by name.
+pub(crate) type Occasion = (&'static str, fn(&Scenario, &State) -> bool);
 
 /// One run of the checker.
 #[derive(Debug, Clone)]
@@ -174,6 +187,8 @@ pub(crate) struct Scenario {
     pub(crate) may_copy_late: bool,
     /// Nodes may forget tombstones.
     pub(crate) may_collect: bool,
+    /// Operation 0, which writes 1, was carried out before the run and is on these nodes.
+    pub(crate) held_before: Nodes,
     /// One of these may lose its disk.
     pub(crate) may_lose_disk: Nodes,
     pub(crate) order: Order,
@@ -200,6 +215,7 @@ impl Scenario {
             may_copy: false,
             may_copy_late: false,
             may_collect: false,
+            held_before: Nodes::NONE,
             may_lose_disk: Nodes::NONE,
             order: Order::SlotFirst,
             question: Question::WhatMustHold,
@@ -233,14 +249,15 @@ impl Scenario {
         Self::of_one_range(operations, &[whole, left, right], &[Change::new(&[0], &[1, 2])])
     }
 
-    /// a leaves, nothing changes, and a comes back for b: {a,b,c} -> {b,c,d} -> {b,c,d} -> {a,c,d}.
-    pub(crate) fn leave_and_return(operations: &[Operation]) -> Self {
-        let bcd = replaced(ABC, "bcd");
+    /// a has left the range and still holds what operation 0 wrote before that; a new epoch begins, and a
+    /// comes back for b: {b,c,d} -> {b,c,d} -> {a,c,d}.
+    pub(crate) fn come_back(operations: &[Operation]) -> Self {
+        let bcd = Config { members: Nodes::named("bcd"), epoch: 2, ..ABC };
         let again = bumped(bcd);
-        let configs = [ABC, bcd, again, replaced(again, "acd")];
-        let changes = [0, 1, 2].map(|place| Change::new(&[place], &[place + 1]));
+        let configs = [bcd, again, replaced(again, "acd")];
+        let changes = [0, 1].map(|place| Change::new(&[place], &[place + 1]));
         let scenario = Self::of_one_range(operations, &configs, &changes);
-        Self { order: Order::SlotAtOnce, ..scenario }
+        scenario.decided_at_once().with_first_done("abcd")
     }
 
     /// A change that keeps the members {a,b,c}: it makes a new epoch, and tombstones are collected.
@@ -272,6 +289,17 @@ impl Scenario {
         let changes =
             vec![Change::new(&[0, 1], &[2]), Change::new(&[0], &[3]), Change::new(&[2], &[4, 5])];
         Self::of(2, configs, changes).with(operations)
+    }
+
+    /// Two neighbouring ranges: proposers to merge them, to begin a new epoch on the right, which can end in
+    /// turn, and to begin a new epoch on the left.
+    pub(crate) fn merge_and_bump() -> Self {
+        let right = Config { points: 0b10, ..ABC };
+        let next = bumped(right);
+        let configs = vec![ABC, right, next, merged(ABC), bumped(ABC)];
+        let changes =
+            vec![Change::new(&[0, 1], &[3]), Change::new(&[1], &[2]), Change::new(&[0], &[4])];
+        Self::of(2, configs, changes)
     }
 
     /// Three neighbouring ranges with the members {a,b,c}: proposers who want to merge the first two, the
@@ -376,6 +404,11 @@ impl Scenario {
         Self { may_lose_disk: Nodes::named(nodes), ..self }
     }
 
+    /// The same with operation 0 carried out before, with what it wrote on `nodes`.
+    pub(crate) fn with_first_done(self, nodes: &str) -> Self {
+        Self { held_before: Nodes::named(nodes), ..self }
+    }
+
     /// The same with ranges that cover the keys at points 0 and 1.
     pub(crate) fn with_two_keys(mut self) -> Self {
         self.configs.iter_mut().for_each(|config| config.points = 0b11);
@@ -393,7 +426,22 @@ impl Scenario {
                 }
             }
         }
+        if !self.held_before.is_empty() {
+            self.write_before(&mut state);
+        }
         state
+    }
+
+    fn write_before(&self, state: &mut State) {
+        state.operations[0] =
+            Progress { phase: Phase::Over, returned: Some(1), ..Progress::default() };
+        let ballot = self.ballot(1, 1);
+        let register = Register { value: 1, ..Register::default() };
+        let record = KeyRecord { promised: ballot, accepted: Accepted { ballot, register } };
+        for node in (0..NODES).filter(|node| self.held_before.contains(*node)) {
+            state.nodes[node].keys[0] = record;
+            state.nodes[node].config[0] = Some(0);
+        }
     }
 
     /// The configuration at this place.

@@ -120,7 +120,10 @@ impl Scenario {
         let found = |slot: usize| (best[slot].ballot > 0).then_some(best[slot].change);
         let both = |change| Next::Propose { slots: *asked, change };
         let merge = self.changes.iter().position(|change| change.merges() && change.ends == *asked);
-        let Some(merge) = merge.map(|place| place as u8) else {
+        let merge = merge.map(|place| place as u8);
+        let is_misread = asked.count_ones() > 1 && !self.rules.merge_names_epochs;
+        let misread = is_misread.then(|| places_in(*asked).find_map(found)).flatten();
+        let Some(merge) = merge.or(misread) else {
             let slot = asked.trailing_zeros() as usize;
             let change = found(slot).unwrap_or(wanted);
             return self.finish_found(state, slot, wanted, change).into_iter().collect();
@@ -153,6 +156,13 @@ impl Scenario {
         if ends == 1 << slot || !self.rules.found_merge_asks_both {
             return Some(alone(change));
         }
+        if !self.rules.found_merge_is_not_given_up {
+            return self.fresh(slot, wanted).map(alone);
+        }
+        if !self.rules.merge_names_epochs {
+            let slots = places_in(ends).map(|place| 1 << self.latest_like(state, place));
+            return Some(Next::Ask { slots: slots.fold(0, |all, slot| all | slot) });
+        }
         if !self.rules.slot_tells_dead_merge {
             let other = self.config((ends & !(1 << slot)).trailing_zeros() as u8);
             let went_on = self.places().any(|(place, config)| {
@@ -163,6 +173,14 @@ impl Scenario {
             }
         }
         Some(Next::Ask { slots: ends })
+    }
+
+    /// The latest configuration of the same range as this one, of those with slots, that anybody was told of.
+    fn latest_like(&self, state: &State, place: usize) -> u8 {
+        let points = self.config(place as u8).points;
+        let told = self.places().take(SLOTS).filter(|(place, _)| state.is_told(*place));
+        let same = told.filter(|(_, config)| config.points == points);
+        same.max_by_key(|(_, config)| config.epoch).map_or(place as u8, |(place, _)| place)
     }
 
     /// What to propose in a slot in which nothing has to be finished: what the proposer wants, or else
@@ -265,13 +283,17 @@ impl Scenario {
         }
     }
 
-    /// Whether this proposer may begin: it was told of what it wants to end, and the changes that led
-    /// there are complete.
+    /// Whether this proposer may begin: it was told of what it wants to end, the changes that led there are
+    /// complete, and the newcomers hold nothing.
     fn slots_are_open(&self, state: &State, rival: usize) -> bool {
         let waits = self.rules.slot_waits_for_sweep;
         places_in(self.change(self.wanted[rival]).ends).all(|place| {
             let place = place as u8;
-            state.is_told(place) && (!waits || self.is_swept(state, place))
+            let is_clear = |node: &usize| {
+                !self.newcomers(place).contains(*node) || self.is_clear(state, *node, place)
+            };
+            let are_clear = !self.rules.newcomer_is_clear || (0..NODES).all(|node| is_clear(&node));
+            state.is_told(place) && (!waits || self.is_swept(state, place)) && are_clear
         })
     }
 

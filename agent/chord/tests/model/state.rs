@@ -14,7 +14,7 @@ pub(crate) const NODES: usize = 4;
 /// Points of the ring, one key at each. A range covers one of them or more.
 pub(crate) const POINTS: usize = 3;
 /// Client operations, at most.
-pub(crate) const OPERATIONS: usize = 4;
+pub(crate) const OPERATIONS: usize = 5;
 /// Configuration slots, at most. The configurations that somebody may want to end come first.
 pub(crate) const SLOTS: usize = 3;
 /// Proposers of all slots together, at most.
@@ -225,6 +225,8 @@ pub(crate) struct Progress {
     /// The round of its ballot, and the one it reserves for the next change; 0: none.
     pub(crate) round: u8,
     pub(crate) next_round: u8,
+    /// No other node is asked to carry it out.
+    pub(crate) is_sole: bool,
     /// Phase 1 needs the previous members too.
     pub(crate) asks_prev: bool,
     /// Who answered (read, prepare) or accepted.
