@@ -38,8 +38,7 @@ fn rules_of_tombstones() {
 
 #[test]
 fn tombstones_and_reserved_ballots() {
-    let clients =
-        [old(Put(1)), old(Delete).in_round(1), any(Create(2)).following(1), any(Get).in_round(3)];
+    let clients = [old(Put(1)), old(Delete), any(Create(2)).following(1), any(Get)];
     let scenario = Scenario::bump(&clients).with_first_done("abc");
     checked("delete, create with the reserved ballot, get", scenario);
 }
