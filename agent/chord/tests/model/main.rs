@@ -114,16 +114,28 @@ fn checked(what: &str, scenario: Scenario) -> Scenario {
     scenario
 }
 
+/// Searches as many states as it is told, nearest first, and fails with the run that breaks a property.
+fn searched_in_part(what: &str, states: usize, scenario: &Scenario) {
+    let checker = scenario.clone().checker().target_state_count(states).spawn_bfs().join();
+    fail_if_broken(what, scenario, &checker);
+    let (states, depth) = (checker.unique_state_count(), checker.max_depth());
+    print(&format!("{what}: holds in the first {states} states, to depth {depth} (not all)"));
+}
+
 /// How many states there are, and the length of the longest of the shortest runs to each.
 fn search(what: &str, scenario: &Scenario) -> (usize, usize) {
     let checker = scenario.clone().checker().spawn_bfs().join();
+    fail_if_broken(what, scenario, &checker);
+    assert!(checker.is_done(), "{what}: the search ended early");
+    (checker.unique_state_count(), checker.max_depth())
+}
+
+fn fail_if_broken(what: &str, scenario: &Scenario, checker: &impl Checker<Scenario>) {
     for property in scenario.properties() {
         if let Some(path) = checker.discovery(property.name) {
             panic!("{what}: not always true that {}:\n{}", property.name, story(path));
         }
     }
-    assert!(checker.is_done(), "{what}: the search ended early");
-    (checker.unique_state_count(), checker.max_depth())
 }
 
 /// Fails if the scenario cannot break the property although a rule is switched off.

@@ -252,14 +252,16 @@ impl Scenario {
 
     /// Whether a node lets a message of `epoch` pass the fence. It refuses a newer epoch as long as it
     /// has not adopted it, which is a step of its own.
-    fn passes_fence(&self, node: &Node, key: usize, config: u8) -> bool {
+    fn passes_fence(&self, state: &State, place: usize, key: usize, config: u8) -> bool {
+        let node = &state.nodes[place];
         let config = self.config(config);
+        let adopts = config.members.contains(place) || self.rules.prev_adopts;
         // A message names its range by the last point.
         let point = if self.rules.merge_fences_both { key } else { config.last_point() };
         let own = self.epoch_of(node, point);
         own > 0
             && !(own > config.epoch && self.rules.older_is_refused)
-            && !(own < config.epoch && self.rules.newer_is_adopted)
+            && !(own < config.epoch && self.rules.newer_is_adopted && adopts)
             && !(node.released && self.rules.released_refuses)
     }
 
@@ -269,7 +271,7 @@ impl Scenario {
         let config = self.config(progress.config);
         let key = self.operations[op].key;
         let is_fenced = progress.phase != Phase::Scan || self.rules.scan_is_fenced;
-        if is_fenced && !self.passes_fence(&state.nodes[place], key, progress.config) {
+        if is_fenced && !self.passes_fence(state, place, key, progress.config) {
             return false;
         }
         let record = &mut state.nodes[place].keys[key];
@@ -366,11 +368,14 @@ impl Scenario {
     /// An accept request, node side and the counting of the answer.
     fn accept(&self, state: &mut State, op: usize, place: usize) -> bool {
         let before = *state;
+        let is_fenced = {
+            let progress = &state.operations[op];
+            !self.passes_fence(state, place, self.operations[op].key, progress.config)
+        };
         let progress = &mut state.operations[op];
         let config = self.config(progress.config);
         let key = self.operations[op].key;
         let ballot = self.ballot(config.epoch, progress.round);
-        let is_fenced = !self.passes_fence(&state.nodes[place], key, progress.config);
         if is_fenced {
             return false;
         }

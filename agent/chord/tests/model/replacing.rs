@@ -160,6 +160,14 @@ fn rules_of_the_fence() {
         SEALED,
         &creates,
     );
+    for broken in [LINEARIZABLE, SEALED] {
+        rule_is_needed(
+            "previous members adopt before they answer",
+            |rules| rules.prev_adopts = false,
+            broken,
+            &creates,
+        );
+    }
 }
 
 #[test]

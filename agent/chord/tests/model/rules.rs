@@ -21,6 +21,9 @@ pub(crate) struct Rules {
     /// A node adopts the newer epoch of a message, durably, before it answers. Off: it answers from
     /// the epoch that it is in.
     pub(crate) newer_is_adopted: bool,
+    /// That holds for a node too that only is a previous member there. Off: it answers from the epoch that
+    /// it is in.
+    pub(crate) prev_adopts: bool,
     /// Only a decided configuration is adopted and served. Off: a proposed one will do.
     pub(crate) config_is_decided: bool,
     /// A ballot is ordered by its epoch first. Off: by its round alone.
@@ -122,6 +125,7 @@ impl Rules {
         quorum_is_fixed: true,
         older_is_refused: true,
         newer_is_adopted: true,
+        prev_adopts: true,
         config_is_decided: true,
         ballot_has_epoch: true,
         prev_promises: false,
