@@ -2,7 +2,7 @@
 
 use crate::scenario::Kind::{Create, Delete, Get, Replace};
 use crate::scenario::{Operation, Scenario};
-use crate::{any, checked, is_large, searched_in_part};
+use crate::{any, checked, happens, is_large, searched_in_part};
 
 /// Create, then compare and swap; delete, then get. The ballots of each epoch are in the order of these
 /// rounds.
@@ -18,6 +18,10 @@ fn operations([create, replace, delete, get]: [u8; 4]) -> [Operation; 4] {
 #[test]
 fn two_clients_with_two_operations_each() {
     let scenario = |rounds| Scenario::unopposed(&operations(rounds)).decided_at_once();
+    happens(
+        &[("all are answered, in both epochs", Scenario::all_are_answered)],
+        scenario([1, 2, 3, 4]),
+    );
     checked(
         "create and replace, delete and get, crash of any",
         scenario([1, 2, 3, 4]).with_crash_of("abcd"),

@@ -3,7 +3,7 @@
 use crate::scenario::Kind::{Create, Sweep};
 use crate::scenario::Scenario;
 use crate::system::{LINEARIZABLE, NOT_STUCK, ONE_DECISION};
-use crate::{any, checked, is_large, new, old, print, rule_is_needed, search};
+use crate::{any, checked, happens, is_large, new, old, print, rule_is_needed, search};
 
 /// All ways in which the slots' proposers can order their ballots, each with so many: for each proposer
 /// its ballots, ascending.
@@ -131,6 +131,10 @@ fn clients_while_ranges_merge() {
         Scenario::merge(left, operations).with_slot_ballots(&merge_first())
     };
     let creates = [any(Create(1)).in_round(1), any(Create(2)).in_round(2)];
+    happens(
+        &[("a range answers, and what it was merged into", Scenario::both_epochs_served)],
+        merge(1, &creates),
+    );
     checked("merge and two creates", merge(1, &creates));
     checked("merge with a later epoch on the left and two creates", merge(2, &creates));
     let creates = [old(Create(1)).on_key(1), new(Create(2)).on_key(1)];

@@ -223,6 +223,16 @@ impl Scenario {
         self.answered_in(state, 1) && self.answered_in(state, 2)
     }
 
+    /// Every operation succeeded, and both epochs gave an answer.
+    pub(crate) fn all_are_answered(&self, state: &State) -> bool {
+        let of_clients = || state.operations.iter().zip(&self.operations);
+        let has_failed = |(progress, operation): (&Progress, &Operation)| match operation.kind {
+            Kind::Get => progress.returned.is_none(),
+            _ => progress.returned != Some(1),
+        };
+        !of_clients().any(has_failed) && self.both_epochs_served(state)
+    }
+
     /// A proposer of the slot found another's proposal and finished that one.
     pub(crate) fn rival_was_helped(&self, state: &State) -> bool {
         let helps = |(rival, wanted): (&Rival, &u8)| {

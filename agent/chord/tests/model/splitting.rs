@@ -3,11 +3,15 @@
 use crate::scenario::Kind::{Create, Get, Put, Sweep};
 use crate::scenario::Scenario;
 use crate::system::{FOUND, LINEARIZABLE};
-use crate::{checked, is_large, new, old, rule_is_needed};
+use crate::{checked, happens, is_large, new, old, rule_is_needed};
 
 #[test]
 fn clients_while_a_range_is_split() {
     let one_each = [old(Create(1)).in_round(1), new(Create(1)).on_key(1).in_round(1)];
+    happens(
+        &[("a range answers, and a part of it", Scenario::both_epochs_served)],
+        Scenario::split(&one_each),
+    );
     checked("split, a create on either side", Scenario::split(&one_each));
     let right = [old(Create(1)).on_key(1), new(Create(2)).on_key(1)];
     rule_is_needed(
