@@ -34,9 +34,9 @@
 //! anything to forget, and a proposer that stops for ever, or for as long as anybody likes, is one that
 //! makes no step. A crash takes a node out for good. A node that lost its disk is another node.
 //!
-//! Where the model is less strict than the agent, the agent's runs are among the model's: a node here
-//! votes in slots of epochs that it has not adopted or has left, where the agent refuses; the parts of a
-//! split are adopted one by one, and the rest goes on meanwhile; a reserved ballot is used whatever the
+//! Where the model is less strict than the agent, the agent's runs are among the model's: where the slot's
+//! steps do not come in all orders, a node votes also in slots of epochs that it has not adopted or has
+//! left; the parts of a split are adopted one by one, and the rest goes on meanwhile; a reserved ballot is used whatever the
 //! node itself holds by then.
 //!
 //! # What must hold

@@ -60,7 +60,14 @@ fn slots_of_a_merge() {
         "slots of two merges that share a range",
         two.with_slot_ballots(&[vec![1], vec![2], vec![3, 4], vec![5, 6]]),
     );
+    let split = Scenario::merge_and_split(&[]).interleaved();
+    checked("slots of a merge, a split and adoption", split.with_slot_ballots(&merge_first()));
     if is_large() {
+        checked_in_all_orders(
+            "slots of a merge and adoption",
+            &[1, 2, 2],
+            &slots.clone().interleaved(),
+        );
         checked_in_all_orders("slots of a merge", &[2, 2, 2], &slots);
         let again = Scenario { wanted: vec![0, 1, 2, 0], ..slots };
         checked_in_all_orders("slots of a merge with two proposers", &[1, 2, 2, 1], &again);
@@ -102,7 +109,7 @@ fn rules_of_the_slots_of_a_merge() {
         &slots,
     );
     rule_is_needed(
-        "members vote about slots whose epoch they have left",
+        "members vote about a merge when they have left one of its epochs",
         |rules| rules.slots_outlive_epochs = false,
         NOT_STUCK,
         &checked("slots of a merge and adoption", slots.interleaved()),

@@ -157,6 +157,7 @@ impl Scenario {
             proposer.best = Default::default();
             let (asked, mut promised) = (proposer.asked, Nodes::NONE);
             for node in (0..NODES).filter(|node| up.contains(*node)) {
+                self.catch_up(state.told, &mut state.nodes[node], asked);
                 if let Some(accepted) = self.promise(&mut state.nodes[node], asked, ballot) {
                     promised |= Nodes::one(node);
                     places_in(asked).for_each(|slot| {

@@ -137,7 +137,7 @@ impl Scenario {
     }
 
     /// Adopts a configuration at all points where the node does not know a later one.
-    fn adopt(&self, node: &mut Node, place: u8) {
+    pub(crate) fn adopt(&self, node: &mut Node, place: u8) {
         let config = self.config(place);
         for point in self.fenced_points(place) {
             if self.epoch_of(node, point) < config.epoch {

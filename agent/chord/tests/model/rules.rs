@@ -155,7 +155,8 @@ pub(crate) struct Rules {
     pub(crate) slot_tells_dead_merge: bool,
     /// A merge of which one slot has accepted something else since is given up. Off: it is finished.
     pub(crate) overtaken_merge_is_dead: bool,
-    /// Who has adopted a later epoch still votes about the slots of the earlier ones. Off: it refuses.
+    /// Who has left the epoch of one of the two slots of a merge votes about both all the same, so that the
+    /// other range can go on. Off: it refuses.
     pub(crate) slots_outlive_epochs: bool,
     /// Adopting the merged range fences off both. Off: only the right one, whose name it takes.
     pub(crate) merge_fences_both: bool,

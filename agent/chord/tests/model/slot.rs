@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::scenario::{Change, Order, Scenario};
+use crate::scenario::{Change, Config, Order, Scenario};
 use crate::state::{
     NODES, Node, Nodes, Phase, Rival, SLOTS, SlotRecord, State, Vote, name, places_in,
 };
@@ -260,13 +260,30 @@ impl Scenario {
         true
     }
 
+    /// Whether a node votes about these slots: in the epochs that they end, or of the two slots of a merge
+    /// in one whose epoch it has left. Where no node adopts anything before the slots are decided, all vote.
     fn still_votes(&self, node: &Node, slots: u8) -> bool {
-        let is_over = |slot: usize| {
-            let config = self.config(slot as u8);
-            let point = config.points.trailing_zeros() as usize;
-            self.epoch_of(node, point) > config.epoch
-        };
-        self.rules.slots_outlive_epochs || !places_in(slots).any(is_over)
+        let end = |slot: usize| self.config(slot as u8).last_point();
+        let is_current = |slot: usize| node.config[end(slot)] == Some(slot as u8);
+        let has_left = |slot: usize| self.epoch_of(node, end(slot)) > self.config(slot as u8).epoch;
+        let may_have_left = slots.count_ones() > 1 && self.rules.slots_outlive_epochs;
+        let votes = places_in(slots).any(is_current)
+            && places_in(slots).all(|slot| is_current(slot) || may_have_left && has_left(slot));
+        votes || self.order != Order::Interleaved || !self.rules.slot_asks_old_members
+    }
+
+    /// What an acceptor is told that is behind in one of these slots: the latest configuration with the
+    /// same end.
+    pub(crate) fn catch_up(&self, told: u8, node: &mut Node, slots: u8) {
+        for config in places_in(slots).map(|slot| self.config(slot as u8)) {
+            let end = config.last_point();
+            let same =
+                |(place, other): &(u8, Config)| told >> place & 1 == 1 && other.last_point() == end;
+            let latest = self.places().filter(same).max_by_key(|(_, other)| other.epoch);
+            if let Some((place, _)) = latest.filter(|_| self.epoch_of(node, end) < config.epoch) {
+                self.adopt(node, place);
+            }
+        }
     }
 
     /// Lets everybody learn of what a change makes. Who belongs to no older epoch adopts it at once:
