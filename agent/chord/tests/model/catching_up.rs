@@ -34,7 +34,7 @@ fn copies_of_an_older_epoch() {
     if is_large() {
         let copies = Scenario::unopposed(&clients).with_late_copy().with_copies();
         checked("a create in each epoch, get, copies and a late one", copies);
-        let puts = [any(Put(1)), any(Put(2)), any(Get)];
+        let puts = [any(Put(1)).in_round(1), any(Put(2)).in_round(2), any(Get).in_round(3)];
         checked("two puts, get and a late copy", Scenario::unopposed(&puts).with_late_copy());
     }
 }
