@@ -1,17 +1,27 @@
 //! Model checking of the data protocol: the registers of a range and the slots that replace its
 //! members, in one model, with Stateright. `cargo test -p sky-chord --test model -- --nocapture` prints
-//! the state counts and the runs that the broken protocols allow.
+//! the state counts and the runs that the broken protocols allow. `SKY_MODEL=large` searches more, which
+//! takes an hour and up to 4 GB.
 //!
 //! # What is modelled
 //!
-//! Four nodes a, b, c, d; one range with one key. Epoch 1 has the members {a,b,c}. Its slot, Paxos among
-//! a, b and c, decides the members of epoch 2: one proposer suspects a and wants {b,c,d}; a is alive,
-//! suspects b and wants {a,c,d}; both sets have {a,b,c} as their previous members. In one scenario the
-//! slot of epoch 2 makes a second change, {b,c,d} -> {a,c,d}. Clients put, create, delete and get through
-//! proposers of their own, in any epoch they were told of, with ballots in any relative order. The
-//! sweep, the release of a node that left, the ballot reserved for the next change, a client's retry,
-//! copies between nodes (anti-entropy) and the collection of tombstones are there for the scenarios that
-//! ask for them.
+//! Four nodes a, b, c, d, and ranges that cover one to three points of the ring with a key at each. Mostly
+//! there is one range with one key: epoch 1 has the members {a,b,c}. Its slot, Paxos among a, b and c,
+//! decides the members of epoch 2: one proposer suspects a and wants {b,c,d}; a is alive, suspects b and
+//! wants {a,c,d}; both sets have {a,b,c} as their previous members. Clients put, create, compare and swap,
+//! delete and get through proposers of their own, in any epoch they were told of, with ballots in any
+//! relative order unless the scenario says otherwise. Each file is a part or a set of scenarios:
+//!
+//! - [`register`]: what nodes answer and what proposers do for a key; [`change`]: what an operation makes
+//!   of its state; [`slot`]: how configurations are decided; [`copying`], [`tombstone`]: anti-entropy and
+//!   the collection of tombstones; [`system`]: all of it together; [`properties`]: what must hold
+//! - [`scenario`]: how large one run is; [`state`]: one state; [`rules`]: the rules, each of which can be
+//!   switched off, and which mistake each stands for
+//! - [`replacing`]: members are replaced, with slot, fence, quorums, ballots and answers; [`clients`]: two
+//!   clients with two operations each meanwhile; [`sweeping`]: bringing the keys over; [`splitting`],
+//!   [`merging`]: two ranges and two keys; [`catching_up`]: copies, at once and late; [`collecting`]:
+//!   tombstones that go, with copies and with members that leave and come back; [`losing`]: lost disks;
+//!   [`retrying`]: requests sent again, also when the key has forgotten them
 //!
 //! Messages are late, lost, reordered and duplicated without a network in the state: a request that was
 //! sent once can be delivered at any later step or never, an accept request any number of times, also
@@ -21,32 +31,48 @@
 //! (A rule in which a promise *permits* something would need lost answers as steps.)
 //!
 //! A step that writes is durable; a node that restarts goes on where it was, so only its proposers have
-//! anything to forget, and a proposer that stops for ever is one that makes no step. A crash takes a
-//! node out for good.
+//! anything to forget, and a proposer that stops for ever, or for as long as anybody likes, is one that
+//! makes no step. A crash takes a node out for good. A node that lost its disk is another node.
+//!
+//! Where the model is less strict than the agent, the agent's runs are among the model's: where the slot's
+//! steps do not come in all orders, a node votes also in slots of epochs that it has not adopted or has
+//! left; the parts of a split are adopted one by one, and the rest goes on meanwhile; a reserved ballot is used whatever the
+//! node itself holds by then.
 //!
 //! # What must hold
 //!
-//! The answers are linearizable; an acknowledged write is found by later reads; each slot decides once;
-//! an epoch serves only after a majority of the previous members has left the one before. Each rule of
-//! [`rules::Rules`] is shown to be needed: with it the scenario is checked to the end, without it the
-//! checker has to find a run that breaks the named property. [`the_scenarios_are_not_idle`] shows that
-//! what the scenarios are about does happen.
+//! - The answers are linearizable, for each key.
+//! - An acknowledged write is found by later reads, and every quorum that can answer holds it on one of its
+//!   nodes: it is not lost while such a quorum survives.
+//! - Each slot decides once, and a merge in both its slots or in none: so the configurations that cover a
+//!   point form one chain, and one at most is active.
+//! - An epoch serves only after a majority of the previous members has left the one before.
+//! - Where ranges merge: a proposer that is left alone with a majority can still change every range.
+//!
+//! Each rule of [`rules::Rules`] is shown to be needed: with it the scenario is searched to the end,
+//! without it the checker has to find a run that breaks the named property. [`happens`] shows that what
+//! the scenarios are about does happen in them.
 //!
 //! # Sizes
 //!
-//! All searches are breadth first and, unless a rule is off, exhaustive: nothing is capped. The smallest
-//! scenario is the slot alone (1,510 states). The largest has one create in each epoch, both proposers of
-//! the slot and the crash of a, in all orders of all steps (797,268 states). Where all orders are too
-//! many, the slot's steps come first; [`scenario::Order`] says why that loses nothing.
-//! [`the_order_of_the_slots_steps_changes_no_outcome`] compares the two. Operations that
+//! All searches are breadth first and exhaustive; only the one that says "not all", with `SKY_MODEL=large`,
+//! ends early. With one key, four nodes, two proposers of the slot and the crash of one node:
+//!
+//! - one create in each epoch, all orders of all steps of slot and registers: 777,828 states
+//! - two operations in any epoch, any ballots, the slot's steps first: 272,430 (creates), 193,020 (put, get)
+//! - create then compare and swap against delete then get, in any epoch, one order of ballots, the slot's
+//!   decision as one step at any time: 3,248,390
+//!
+//! Where all orders are too many, the slot's steps come first or are one: [`scenario::Order`] says why that
+//! loses nothing. [`replacing`] compares the outcomes of the first with those of all orders. Operations that
 //! are bound to an epoch or a round in a scenario are bound to keep it small. States are compared by a
 //! hash of 64 bits.
 //!
 //! # What is not modelled
 //!
-//! Splits and merges, and changes by them; more than one key; expiry; leases and clocks; torn writes;
-//! the bound on remembered request ids; copies that arrive in a later epoch than they were sent in;
-//! progress: a protocol that never answers would pass, except for what the idle check asks for.
+//! More than five operations or three ranges; leases, clocks and time-outs, by which the agent gives up
+//! changes; torn writes (the simulator has them); lists of keys; `consistency=any`; configurations forced by
+//! an operator; progress: a protocol that never answers would pass, except for what [`happens`] asks for.
 //!
 //! # How to add a rule
 //!
@@ -55,24 +81,32 @@
 //! goes into `state.rs`, as small as it can be. The rule is a field of [`rules::Rules`], asked for at the
 //! one place that it governs, and its test is a call of [`rule_is_needed`] with the smallest scenario
 //! that breaks without it. Expiry would be a step that turns a value into "absent" at each node by
-//! itself, and a register in `Scenario::can_order` that may do the same once; a merge is a slot whose
-//! decision ends another range's chain and needs a second range in the state.
+//! itself, and a register in `Scenario::can_order` that may do the same once.
 
+mod catching_up;
+mod change;
+mod clients;
+mod collecting;
+mod copying;
+mod losing;
 mod merging;
 mod properties;
 mod register;
 mod replacing;
+mod retrying;
 mod rules;
 mod scenario;
 mod slot;
+mod splitting;
 mod state;
+mod sweeping;
 mod system;
 mod tombstone;
 
 use std::fmt::Write as _;
 
 use rules::Rules;
-use scenario::{Kind, Operation, Scenario};
+use scenario::{Kind, Occasion, Operation, Question, Scenario};
 use state::State;
 use stateright::{Checker, HasDiscoveries, Model, Path};
 use system::Step;
@@ -105,16 +139,28 @@ fn checked(what: &str, scenario: Scenario) -> Scenario {
     scenario
 }
 
+/// Searches as many states as it is told, nearest first, and fails with the run that breaks a property.
+fn searched_in_part(what: &str, states: usize, scenario: &Scenario) {
+    let checker = scenario.clone().checker().target_state_count(states).spawn_bfs().join();
+    fail_if_broken(what, scenario, &checker);
+    let (states, depth) = (checker.unique_state_count(), checker.max_depth());
+    print(&format!("{what}: holds in the first {states} states, to depth {depth} (not all)"));
+}
+
 /// How many states there are, and the length of the longest of the shortest runs to each.
 fn search(what: &str, scenario: &Scenario) -> (usize, usize) {
     let checker = scenario.clone().checker().spawn_bfs().join();
+    fail_if_broken(what, scenario, &checker);
+    assert!(checker.is_done(), "{what}: the search ended early");
+    (checker.unique_state_count(), checker.max_depth())
+}
+
+fn fail_if_broken(what: &str, scenario: &Scenario, checker: &impl Checker<Scenario>) {
     for property in scenario.properties() {
         if let Some(path) = checker.discovery(property.name) {
             panic!("{what}: not always true that {}:\n{}", property.name, story(path));
         }
     }
-    assert!(checker.is_done(), "{what}: the search ended early");
-    (checker.unique_state_count(), checker.max_depth())
 }
 
 /// Fails if the scenario cannot break the property although a rule is switched off.
@@ -133,6 +179,16 @@ fn rule_is_needed(
         panic!("{rule}: without this rule, {broken} in all {states} states as well");
     };
     print(&format!("{rule}: without it, not always true that {broken}:\n{}", story(path)));
+}
+
+/// Fails if one of these kinds of states is never reached.
+fn happens(occasions: &'static [Occasion], scenario: Scenario) {
+    let scenario = Scenario { question: Question::WhatMustHappen(occasions), ..scenario };
+    let checker = scenario.checker().finish_when(HasDiscoveries::All).spawn_bfs().join();
+    for (name, _) in occasions {
+        let path = checker.discovery(name).unwrap_or_else(|| panic!("never happens: {name}"));
+        print(&format!("{name}:\n{}", story(path)));
+    }
 }
 
 /// The steps of a run, one a line, and what the operations returned.

@@ -3,7 +3,7 @@
 use crate::scenario::Kind::{Create, Sweep};
 use crate::scenario::Scenario;
 use crate::system::{LINEARIZABLE, NOT_STUCK, ONE_DECISION};
-use crate::{any, checked, is_large, new, old, print, rule_is_needed, search};
+use crate::{any, checked, happens, is_large, new, old, print, rule_is_needed, search};
 
 /// All ways in which the slots' proposers can order their ballots, each with so many: for each proposer
 /// its ballots, ascending.
@@ -60,7 +60,14 @@ fn slots_of_a_merge() {
         "slots of two merges that share a range",
         two.with_slot_ballots(&[vec![1], vec![2], vec![3, 4], vec![5, 6]]),
     );
+    let split = Scenario::merge_and_split(&[]).interleaved();
+    checked("slots of a merge, a split and adoption", split.with_slot_ballots(&merge_first()));
     if is_large() {
+        checked_in_all_orders(
+            "slots of a merge and adoption",
+            &[1, 2, 2],
+            &slots.clone().interleaved(),
+        );
         checked_in_all_orders("slots of a merge", &[2, 2, 2], &slots);
         let again = Scenario { wanted: vec![0, 1, 2, 0], ..slots };
         checked_in_all_orders("slots of a merge with two proposers", &[1, 2, 2, 1], &again);
@@ -90,16 +97,30 @@ fn rules_of_the_slots_of_a_merge() {
         &slots,
     );
     rule_is_needed(
+        "a merge that is found is not given up",
+        |rules| rules.found_merge_is_not_given_up = false,
+        ONE_DECISION,
+        &slots,
+    );
+    rule_is_needed(
         "a merge of which one slot has gone on is dead",
         |rules| rules.overtaken_merge_is_dead = false,
         ONE_DECISION,
         &slots,
     );
     rule_is_needed(
-        "members vote about slots whose epoch they have left",
+        "members vote about a merge when they have left one of its epochs",
         |rules| rules.slots_outlive_epochs = false,
         NOT_STUCK,
         &checked("slots of a merge and adoption", slots.interleaved()),
+    );
+    let ballots = [vec![1], vec![2], vec![3, 4]];
+    let bump = Scenario::merge_and_bump().with_slot_ballots(&ballots);
+    rule_is_needed(
+        "a merge is about two epochs",
+        |rules| rules.merge_names_epochs = false,
+        ONE_DECISION,
+        &checked("slots of a merge and a new epoch on the right", bump),
     );
     let ballots = [vec![1], vec![2, 4], vec![3]];
     let split = Scenario::merge_and_split(&[]).with_slot_ballots(&ballots);
@@ -117,6 +138,10 @@ fn clients_while_ranges_merge() {
         Scenario::merge(left, operations).with_slot_ballots(&merge_first())
     };
     let creates = [any(Create(1)).in_round(1), any(Create(2)).in_round(2)];
+    happens(
+        &[("a range answers, and what it was merged into", Scenario::both_epochs_served)],
+        merge(1, &creates),
+    );
     checked("merge and two creates", merge(1, &creates));
     checked("merge with a later epoch on the left and two creates", merge(2, &creates));
     let creates = [old(Create(1)).on_key(1), new(Create(2)).on_key(1)];
@@ -142,10 +167,14 @@ fn rules_of_merged_data() {
         new(Sweep).on_key(1).in_round(1),
         any(Create(2)).on_key(1).in_epoch(3).in_round(1),
     ];
+    let scenario = Scenario::replace_and_merge(&clients);
     rule_is_needed(
         "a merge waits for the sweep",
         |rules| rules.slot_waits_for_sweep = false,
         LINEARIZABLE,
-        &checked("replacement, merge and two creates", Scenario::replace_and_merge(&clients)),
+        &checked("replacement, merge and two creates", scenario.clone().decided_at_once()),
     );
+    if is_large() {
+        checked("replacement, merge and two creates, all orders", scenario);
+    }
 }

@@ -1,8 +1,11 @@
 //! What must hold in every state, and what must happen in some.
 
-use crate::scenario::{Change, Kind, Order, Scenario};
+use crate::change::apply;
+use crate::scenario::{Change, Config, Kind, Operation, Order, Scenario};
 use crate::slot::Next;
-use crate::state::{NODES, Nodes, OPERATIONS, POINTS, Phase, Rival, SLOTS, State, Vote, places_in};
+use crate::state::{
+    NODES, Node, Nodes, OPERATIONS, POINTS, Phase, Progress, Rival, SLOTS, State, Vote, places_in,
+};
 
 impl Scenario {
     /// Whether the answers given so far are those of one register that does one operation at a time,
@@ -36,13 +39,7 @@ impl Scenario {
             || (0..OPERATIONS).filter(|op| (answered | possible) >> op & 1 == 1).any(|op| {
                 let progress = &state.operations[op];
                 let rest = !(1 << op);
-                let (after, result) = match self.operations[op].kind {
-                    Kind::Put(new) => (new, 1),
-                    Kind::Delete => (0, 1),
-                    Kind::Create(new) if value == 0 => (new, 1),
-                    Kind::Create(_) => (value, 0),
-                    Kind::Get | Kind::Sweep | Kind::Retry(_) => (value, value),
-                };
+                let (after, result) = apply(self.operations[op].kind, value);
                 progress.before & answered == 0
                     && progress.returned.is_none_or(|returned| returned == result)
                     && self.can_order(state, answered & rest, possible & rest, after)
@@ -62,18 +59,52 @@ impl Scenario {
             all.filter(|(_, (_, operation))| operation.key == key)
         };
         let acknowledged = of_key().fold(0u8, |set, (i, (progress, operation))| {
-            let writes = matches!(operation.kind, Kind::Put(_) | Kind::Create(_));
-            if writes && progress.returned == Some(1) { set | 1 << i } else { set }
+            if operation.kind.writes() && progress.returned == Some(1) { set | 1 << i } else { set }
         });
         of_key().any(|(_, (_, operation))| operation.kind == Kind::Delete)
             || of_key().all(|(_, (progress, operation))| {
                 let missed = match operation.kind {
                     Kind::Get => progress.returned == Some(0),
                     Kind::Create(_) => progress.returned == Some(1),
-                    Kind::Put(_) | Kind::Delete | Kind::Sweep | Kind::Retry(_) => false,
+                    _ => false,
                 };
                 !missed || progress.before & acknowledged == 0
             })
+    }
+
+    /// Whether every quorum of the latest configuration finds every acknowledged write, or a later one, on
+    /// one of its nodes, so that the write outlives the loss of all others. Says nothing of keys that an
+    /// operation deletes: deletions are forgotten in time.
+    pub(crate) fn acknowledged_is_durable(&self, state: &State) -> bool {
+        state.operations.iter().zip(&self.operations).all(|(progress, operation)| {
+            let is_acknowledged = operation.kind.writes()
+                && progress.phase == Phase::Accepted
+                && progress.returned == Some(1);
+            let is_deleted = || {
+                let mut of_key = self.operations.iter().filter(|other| other.key == operation.key);
+                of_key.any(|other| other.kind == Kind::Delete)
+            };
+            !is_acknowledged
+                || is_deleted()
+                || self.is_on_every_quorum(state, progress, operation.key)
+        })
+    }
+
+    fn is_on_every_quorum(&self, state: &State, progress: &Progress, key: usize) -> bool {
+        let covering = |(place, config): &(u8, Config)| state.is_told(*place) && config.covers(key);
+        let told = self.places().filter(covering);
+        let Some((place, latest)) = told.max_by_key(|(_, config)| config.epoch) else {
+            return true;
+        };
+        let ballot = self.ballot(self.config(progress.config).epoch, progress.round);
+        let lacks = |node: &Node| {
+            let answers = !(node.released && self.rules.released_refuses);
+            answers && node.keys[key].accepted.ballot < ballot
+        };
+        let places = state.nodes.iter().enumerate().filter(|(_, node)| lacks(node));
+        let lacking = places.fold(Nodes::NONE, |set, (place, _)| set | Nodes::one(place));
+        let asks_prev = !self.is_swept(state, place);
+        !lacking.is_majority_of(latest.members) || asks_prev && !lacking.is_majority_of(latest.prev)
     }
 
     /// Whether every slot decided one change at most, and where it decided a merge, the other slot of
@@ -92,7 +123,7 @@ impl Scenario {
     /// what covers each point. It may begin again as often as it finishes what others had begun.
     pub(crate) fn nobody_is_stuck(&self, state: &State) -> bool {
         let merges = self.changes.iter().any(Change::merges);
-        let slots_are_open = self.order == Order::Interleaved || self.is_fresh(state);
+        let slots_are_open = self.order != Order::SlotFirst || self.is_fresh(state);
         !merges
             || !slots_are_open
             || (0..POINTS).filter_map(|point| self.slot_at(state, point)).all(|slot| {
@@ -126,6 +157,7 @@ impl Scenario {
             proposer.best = Default::default();
             let (asked, mut promised) = (proposer.asked, Nodes::NONE);
             for node in (0..NODES).filter(|node| up.contains(*node)) {
+                self.catch_up(state.told, &mut state.nodes[node], asked);
                 if let Some(accepted) = self.promise(&mut state.nodes[node], asked, ballot) {
                     promised |= Nodes::one(node);
                     places_in(asked).for_each(|slot| {
@@ -192,12 +224,45 @@ impl Scenario {
         self.answered_in(state, 1) && self.answered_in(state, 2)
     }
 
+    /// Every operation succeeded, and both epochs gave an answer.
+    pub(crate) fn all_are_answered(&self, state: &State) -> bool {
+        let of_clients = || state.operations.iter().zip(&self.operations);
+        let has_failed = |(progress, operation): (&Progress, &Operation)| match operation.kind {
+            Kind::Get => progress.returned.is_none(),
+            _ => progress.returned != Some(1),
+        };
+        !of_clients().any(has_failed) && self.both_epochs_served(state)
+    }
+
     /// A proposer of the slot found another's proposal and finished that one.
     pub(crate) fn rival_was_helped(&self, state: &State) -> bool {
         let helps = |(rival, wanted): (&Rival, &u8)| {
             matches!(rival.phase, Phase::Accept | Phase::Accepted) && rival.change != *wanted
         };
         state.chosen[0] != 0 && state.rivals.iter().zip(&self.wanted).any(helps)
+    }
+
+    /// The key was deleted, and all members of the latest epoch have forgotten it.
+    pub(crate) fn tombstone_is_gone(&self, state: &State) -> bool {
+        let is_empty = |node: usize| state.nodes[node].keys[0].accepted.ballot == 0;
+        let members = self.configs[1].members;
+        let is_deleted = |(progress, operation): (&Progress, &Operation)| {
+            operation.kind == Kind::Delete && progress.returned == Some(1)
+        };
+        state.operations.iter().zip(&self.operations).any(is_deleted)
+            && (0..NODES).filter(|node| members.contains(*node)).all(is_empty)
+    }
+
+    /// a serves in the last epoch.
+    pub(crate) fn has_come_back(&self, state: &State) -> bool {
+        let last = self.configs.len() as u8 - 1;
+        let Node { config, released, .. } = state.nodes[0];
+        config[0] == Some(last) && !released
+    }
+
+    /// A request that may have been forgotten was carried out by a node that is alone with it.
+    pub(crate) fn sole_one_is_done(&self, state: &State) -> bool {
+        state.operations.iter().any(|progress| progress.is_sole && progress.returned == Some(1))
     }
 
     fn answered_in(&self, state: &State, epoch: u8) -> bool {

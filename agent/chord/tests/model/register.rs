@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use crate::change::Decision;
 use crate::scenario::{Config, Kind, Operation, Scenario};
 use crate::state::{
-    Accepted, NODES, Node, Nodes, OPERATIONS, POINTS, Phase, Progress, State, name, places_in,
+    Accepted, KeyRecord, NODES, Node, Nodes, OPERATIONS, Phase, Progress, Register, State, name,
+    places_in,
 };
 use crate::system;
 
@@ -23,8 +25,14 @@ pub(crate) enum Step {
     Accept { op: usize, node: usize },
     /// `to` gets what `from` has, as a member of the same configuration.
     Copy { from: usize, to: usize },
+    /// `from` sends what it has to the members of its configuration.
+    SendCopy { from: usize },
+    /// `to` gets the copy that was sent.
+    LateCopy { to: usize },
     /// `node`, no member any more, deletes its keys.
     Release { node: usize },
+    /// `node` is asked in this configuration, of which it is no member, to hold nothing of the range.
+    Clear { node: usize, config: u8 },
 }
 
 impl Scenario {
@@ -66,7 +74,7 @@ impl Scenario {
             }
             Step::Start { op, config, asks_prev, round, next_round } => {
                 let begun =
-                    Progress { config, asks_prev, round, next_round, ..Progress::default() };
+                    Progress { config, asks_prev, round, next_round, ..state.operations[op] };
                 self.start(state, op, begun);
                 true
             }
@@ -82,8 +90,17 @@ impl Scenario {
             Step::Answer { op, node } => self.answer(state, op, node),
             Step::Accept { op, node } => self.accept(state, op, node),
             Step::Copy { from, to } => self.copy(state, from, to),
+            Step::SendCopy { from } => {
+                state.late_copy = self.copy_of(state, from);
+                true
+            }
+            Step::LateCopy { to } => self.late_copy(state, to),
             Step::Release { node } => {
                 self.release(&mut state.nodes[node]);
+                true
+            }
+            Step::Clear { node, config } => {
+                self.clear(&mut state.nodes[node], config);
                 true
             }
         }
@@ -98,6 +115,9 @@ impl Scenario {
             if concerned && state.is_told(place) {
                 can(Step::Adopt { node, config: place });
             }
+            if self.can_clear(state, node, place) {
+                can(Step::Clear { node, config: place });
+            }
         }
         if self.can_release(state, node) {
             can(Step::Release { node });
@@ -107,14 +127,25 @@ impl Scenario {
                 .filter(|from| *from != node && state.is_up(*from))
                 .for_each(|from| can(Step::Copy { from, to: node }));
         }
+        if self.may_copy_late && state.late_copy.is_none() {
+            if self.copy_of(state, node).is_some() {
+                can(Step::SendCopy { from: node });
+            }
+        } else if self.may_copy_late {
+            can(Step::LateCopy { to: node });
+        }
     }
 
     /// Adopts a configuration at all points where the node does not know a later one.
-    fn adopt(&self, node: &mut Node, place: u8) {
-        let epoch = self.config(place).epoch;
+    pub(crate) fn adopt(&self, node: &mut Node, place: u8) {
+        let config = self.config(place);
         for point in self.fenced_points(place) {
-            if self.epoch_of(node, point) < epoch {
+            if self.epoch_of(node, point) < config.epoch {
                 node.config[point] = Some(place);
+                node.released = false;
+                if !self.rules.promises_outlive_epoch {
+                    node.keys[point].promised = 0;
+                }
             }
         }
     }
@@ -129,6 +160,9 @@ impl Scenario {
     /// The ways in which an operation can begin: any epoch it was told of, any free round.
     fn starts(&self, state: &State, op: usize, can: &mut impl FnMut(Step)) {
         let operation = &self.operations[op];
+        if operation.after.is_some_and(|earlier| state.operations[earlier].returned.is_none()) {
+            return;
+        }
         let reserves = self.operations.iter().any(|other| other.follows == Some(op));
         for (config, Config { epoch, prev, points, .. }) in self.places() {
             let wanted = operation.epoch.is_none_or(|only| only == epoch);
@@ -152,12 +186,15 @@ impl Scenario {
             match (operation.kind, leader) {
                 (_, Some(leader)) => {
                     let alive = leader.config == config || !self.rules.sticky_dies_with_epoch;
-                    if leader.returned.is_some() && alive {
+                    // Who ended without phase 2 has nothing reserved.
+                    if leader.phase == Phase::Accepted && alive {
                         begin(leader.next_round, 0);
                     }
                 }
                 (Kind::Sweep, _) if prev.is_empty() => {}
-                (Kind::Retry(first), _) if state.operations[first].phase != Phase::Accept => {}
+                (Kind::Retry(first), _) if !self.can_be_retried(&state.operations[first]) => {}
+                // A new attempt has a new ballot, above all others.
+                _ if state.operations[op].is_sole => begin(self.operations.len() as u8 + 1, 0),
                 (Kind::Sweep, _) => begin(0, 0),
                 (Kind::Get, _) if !reserves => begin(0, 0),
                 _ => {
@@ -198,29 +235,33 @@ impl Scenario {
 
     fn start(&self, state: &mut State, op: usize, mut progress: Progress) {
         let operation = &self.operations[op];
-        progress.before = state.returned();
+        if !progress.is_sole {
+            progress.before = state.returned();
+        }
         progress.phase = match operation.kind {
             _ if progress.round > 0 => Phase::Prepare,
             Kind::Sweep => Phase::Scan,
             _ => Phase::Read,
         };
-        if let Some(leader) = operation.follows {
-            let current = state.operations[leader].value;
-            self.propose(op, &mut progress, current);
-        }
         state.operations[op] = progress;
+        if let Some(leader) = operation.follows {
+            let current = state.operations[leader].register;
+            self.propose(state, op, current, false);
+        }
     }
 
     /// Whether a node lets a message of `epoch` pass the fence. It refuses a newer epoch as long as it
     /// has not adopted it, which is a step of its own.
-    fn passes_fence(&self, node: &Node, key: usize, config: u8) -> bool {
+    fn passes_fence(&self, state: &State, place: usize, key: usize, config: u8) -> bool {
+        let node = &state.nodes[place];
         let config = self.config(config);
+        let adopts = config.members.contains(place) || self.rules.prev_adopts;
         // A message names its range by the last point.
         let point = if self.rules.merge_fences_both { key } else { config.last_point() };
         let own = self.epoch_of(node, point);
         own > 0
             && !(own > config.epoch && self.rules.older_is_refused)
-            && !(own < config.epoch && self.rules.newer_is_adopted)
+            && !(own < config.epoch && self.rules.newer_is_adopted && adopts)
             && !(node.released && self.rules.released_refuses)
     }
 
@@ -229,16 +270,18 @@ impl Scenario {
         let mut progress = state.operations[op];
         let config = self.config(progress.config);
         let key = self.operations[op].key;
-        if !self.passes_fence(&state.nodes[place], key, progress.config) {
+        let is_fenced = progress.phase != Phase::Scan || self.rules.scan_is_fenced;
+        if is_fenced && !self.passes_fence(state, place, key, progress.config) {
             return false;
         }
         let record = &mut state.nodes[place].keys[key];
         // Who only was a member promises nothing: it has left the epochs that it could accept in.
-        if progress.phase == Phase::Prepare && config.members.contains(place) {
+        let promises = config.members.contains(place) || self.rules.prev_promises;
+        if progress.phase == Phase::Prepare && promises {
             let ballot = self.ballot(config.epoch, progress.round);
             let own = record.promised == ballot && !self.rules.ballot_is_unique;
             if record.promised >= ballot && !own {
-                return false;
+                return self.tick_off(state, op);
             }
             record.promised = ballot;
         }
@@ -251,10 +294,10 @@ impl Scenario {
         if accepted.ballot == progress.best.ballot {
             progress.agreeing |= Nodes::one(place);
         }
-        if self.has_quorum(state, &progress) {
-            self.phase_one_is_over(state, op, &mut progress);
-        }
         state.operations[op] = progress;
+        if self.has_quorum(state, &progress) {
+            self.phase_one_is_over(state, op);
+        }
         true
     }
 
@@ -264,7 +307,7 @@ impl Scenario {
         let by_prev = progress.answered.is_majority_of(config.prev);
         let by_members = progress.answered.is_majority_of(config.members);
         if progress.phase == Phase::Scan {
-            return by_prev;
+            return by_prev || !self.rules.scan_asks_majority;
         }
         let relaxed = !self.rules.quorum_is_fixed && self.is_swept(state, progress.config);
         if !progress.asks_prev || relaxed {
@@ -273,74 +316,74 @@ impl Scenario {
         (by_members || !self.rules.members_are_asked) && (by_prev || !self.rules.prev_is_asked)
     }
 
-    fn phase_one_is_over(&self, state: &mut State, op: usize, progress: &mut Progress) {
+    fn phase_one_is_over(&self, state: &mut State, op: usize) {
+        let progress = &state.operations[op];
+        let Accepted { ballot, register } = progress.best;
+        // Chosen, if no answer says otherwise.
+        let members = self.config(progress.config).members;
+        let is_settled = progress.agreeing.is_majority_of(members);
         match progress.phase {
             // A key that a sealed majority has never seen needs no write.
-            Phase::Scan if progress.best.ballot == 0 => {
-                state.swept[self.operations[op].key] |= 1 << progress.config;
-                finish_at_once(progress, 0);
+            Phase::Scan if ballot == 0 || !self.rules.sweep_brings_keys => {
+                self.finish(state, op, Phase::Over, Some(0));
             }
-            Phase::Read => {
-                let members = self.config(progress.config).members;
-                if progress.agreeing.is_majority_of(members) || !self.rules.read_writes_back {
-                    finish_at_once(progress, progress.best.value);
-                }
+            Phase::Read if is_settled || !self.rules.read_writes_back => {
+                self.finish(state, op, Phase::Over, Some(register.value));
             }
-            Phase::Prepare => {
-                let current = progress.best.value;
-                let creates = matches!(self.operations[op].kind, Kind::Create(_));
-                if creates && current > 0 && !self.rules.exists_writes_back {
-                    finish_at_once(progress, 0);
-                } else {
-                    self.propose(op, progress, current);
-                }
-            }
+            Phase::Prepare => self.propose(state, op, register, is_settled),
             _ => {}
         }
     }
 
-    /// Phase 2 begins with what the operation makes of the current value.
-    fn propose(&self, op: usize, progress: &mut Progress, current: u8) {
-        (progress.value, progress.result) = self.carry_out(op, current);
+    /// Phase 2 begins with what the operation makes of the current state. An operation that changes
+    /// nothing ends without it if that state is known to be chosen, except a sweep's. One of which nobody
+    /// can tell whether it was carried out ends without an answer, or waits for a node that is alone with it.
+    fn propose(&self, state: &mut State, op: usize, current: Register, is_settled: bool) {
+        let kind = self.operations[op].kind;
+        let is_sole = state.operations[op].is_sole;
+        let Some(decision) = self.carry_out(op, is_sole, current) else {
+            if self.can_be_sole(state, op) {
+                let before = state.operations[op].before;
+                state.operations[op] = Progress { is_sole: true, before, ..Progress::default() };
+            } else {
+                self.finish(state, op, Phase::Over, None);
+            }
+            return;
+        };
+        let Decision { register, result, changes } = decision;
+        let is_chosen = is_settled && kind != Kind::Sweep;
+        let exists = matches!(kind, Kind::Create(_)) && !self.rules.exists_writes_back;
+        if !changes && (is_chosen || exists) {
+            return self.finish(state, op, Phase::Over, Some(result));
+        }
+        let progress = &mut state.operations[op];
+        progress.register = register;
+        progress.result = result;
         progress.phase = Phase::Accept;
         progress.answered = Nodes::NONE;
         progress.agreeing = Nodes::NONE;
         progress.best = Accepted::default();
     }
 
-    /// The new value and the result that an operation makes of the current value.
-    fn carry_out(&self, op: usize, current: u8) -> (u8, u8) {
-        match self.request(op) {
-            Kind::Put(value) => (value, 1),
-            Kind::Delete => (0, 1),
-            Kind::Create(value) if current == 0 => (value, 1),
-            Kind::Create(value) if current == value && self.rules.requests_are_known => (value, 1),
-            Kind::Create(_) => (current, 0),
-            Kind::Get | Kind::Sweep | Kind::Retry(_) => (current, current),
-        }
-    }
-
-    /// What the client asked for, also when it asked again.
-    fn request(&self, op: usize) -> Kind {
-        match self.operations[op].kind {
-            Kind::Retry(first) => self.operations[first].kind,
-            kind => kind,
-        }
-    }
-
     /// An accept request, node side and the counting of the answer.
     fn accept(&self, state: &mut State, op: usize, place: usize) -> bool {
         let before = *state;
+        let is_fenced = {
+            let progress = &state.operations[op];
+            !self.passes_fence(state, place, self.operations[op].key, progress.config)
+        };
         let progress = &mut state.operations[op];
         let config = self.config(progress.config);
         let key = self.operations[op].key;
         let ballot = self.ballot(config.epoch, progress.round);
-        let is_fenced = !self.passes_fence(&state.nodes[place], key, progress.config);
-        let record = &mut state.nodes[place].keys[key];
-        if is_fenced || record.promised > ballot {
+        if is_fenced {
             return false;
         }
-        record.accepted = Accepted { ballot, value: progress.value };
+        let record = &mut state.nodes[place].keys[key];
+        if record.promised > ballot {
+            return self.tick_off(state, op);
+        }
+        record.accepted = Accepted { ballot, register: progress.register };
         record.promised = match progress.next_round {
             0 => ballot,
             next => self.ballot(config.epoch, next),
@@ -348,49 +391,59 @@ impl Scenario {
         if progress.phase == Phase::Accept {
             progress.answered |= Nodes::one(place);
             if progress.answered.is_majority_of(config.members) {
-                self.finish(state, op);
+                let result = progress.result;
+                self.finish(state, op, Phase::Accepted, Some(result));
             }
         }
         *state != before
     }
 
-    /// Phase 2 is over: the client gets its answer, unless another attempt has given it.
-    fn finish(&self, state: &mut State, op: usize) {
+    /// The operation is over, in phase 2 or before it: its client gets the answer, unless another attempt has
+    /// given it. A refusal counts from the attempt made last.
+    fn finish(&self, state: &mut State, op: usize, phase: Phase, result: Option<u8>) {
+        let is_overtaken =
+            self.retry_of(op).is_some_and(|retry| state.operations[retry].phase != Phase::Idle);
         let progress = &mut state.operations[op];
-        let result = std::mem::take(&mut progress.result);
-        progress.phase = Phase::Accepted;
+        progress.phase = phase;
+        progress.result = 0;
         progress.answered = Nodes::NONE;
-        progress.returned.get_or_insert(result);
+        progress.best = Accepted::default();
+        progress.agreeing = Nodes::NONE;
+        let Some(result) = result else { return };
+        if result > 0 || !is_overtaken {
+            progress.returned.get_or_insert(result);
+        }
         match self.operations[op].kind {
             Kind::Sweep => state.swept[self.operations[op].key] |= 1 << progress.config,
             Kind::Retry(first) => {
                 state.operations[first].returned.get_or_insert(result);
             }
-            Kind::Put(_) | Kind::Create(_) | Kind::Delete | Kind::Get => {}
+            _ => {}
         }
     }
 
-    /// Anti-entropy. The sender may be a node that only was a member: its record is as good.
-    fn copy(&self, state: &mut State, from: usize, to: usize) -> bool {
-        let source = state.nodes[from];
-        let node = &mut state.nodes[to];
-        let mut changed = false;
-        for point in 0..POINTS {
-            let Some(config) = source.config[point].filter(|own| node.config[point] == Some(*own))
-            else {
-                continue;
-            };
-            let copied = source.keys[point].accepted;
-            let record = &mut node.keys[point];
-            let held_back = record.promised > copied.ballot && self.rules.copy_heeds_promise;
-            let member = self.config(config).members.contains(to);
-            if member && !held_back && copied.ballot > record.accepted.ballot {
-                record.accepted = copied;
-                record.promised = record.promised.max(copied.ballot);
-                changed = true;
-            }
+    /// Ends a sweep's operation that a node has refused, where that is as good as done.
+    fn tick_off(&self, state: &mut State, op: usize) -> bool {
+        let progress = state.operations[op];
+        let is_open = matches!(progress.phase, Phase::Prepare | Phase::Accept);
+        let ends = self.operations[op].kind == Kind::Sweep && !self.rules.sweep_tries_again;
+        if is_open && ends {
+            self.finish(state, op, Phase::Over, Some(0));
         }
-        changed
+        is_open && ends
+    }
+
+    /// Whether the client of an operation still waits, and asks another node as well.
+    fn can_be_retried(&self, first: &Progress) -> bool {
+        let is_kept_away = first.is_sole && self.rules.sole_is_alone;
+        first.phase != Phase::Idle && first.returned.is_none() && !is_kept_away
+    }
+
+    /// Whether a request that is too old to be remembered can be carried out all the same.
+    fn can_be_sole(&self, state: &State, op: usize) -> bool {
+        let is_retried =
+            |retry: usize| state.operations[retry].phase != Phase::Idle && self.rules.sole_is_alone;
+        self.retry_of(op).is_some_and(|retry| !is_retried(retry))
     }
 
     /// Releases are for scenarios with one range: the one at point 0.
@@ -408,6 +461,52 @@ impl Scenario {
         } else {
             Node { config: [Some(0), None, None], ..Node::default() }
         };
+    }
+
+    /// Whether this node can be asked to become clear: some change makes it a member, and it is none.
+    fn can_clear(&self, state: &State, node: usize, place: u8) -> bool {
+        let is_newcomer = self.newcomers(place).contains(node);
+        let waits = self.rules.slot_waits_for_sweep;
+        let is_over = state.is_told(place) && (!waits || self.is_swept(state, place));
+        let config = self.config(place);
+        let points = || places_in(config.points);
+        let is_behind = |point| self.epoch_of(&state.nodes[node], point) <= config.epoch;
+        let has_heard = points().any(|point| state.nodes[node].config[point].is_some());
+        self.rules.newcomer_is_clear
+            && is_newcomer
+            && is_over
+            && has_heard
+            && points().all(is_behind)
+            && !self.is_clear(state, node, place)
+    }
+
+    /// Whether a node is no member in this configuration, says so, and holds nothing of its range. One that
+    /// never heard of the range is.
+    pub(crate) fn is_clear(&self, state: &State, node: usize, place: u8) -> bool {
+        let Node { config, released, keys, .. } = state.nodes[node];
+        places_in(self.config(place).points).all(|point| {
+            let has_left = config[point] == Some(place) && released;
+            keys[point] == KeyRecord::default() && (config[point].is_none() || has_left)
+        })
+    }
+
+    fn clear(&self, node: &mut Node, place: u8) {
+        self.adopt(node, place);
+        node.released = true;
+        for point in places_in(self.config(place).points) {
+            node.keys[point] = KeyRecord::default();
+        }
+    }
+
+    /// Who is no member of a configuration and becomes one by a change that ends it.
+    pub(crate) fn newcomers(&self, place: u8) -> Nodes {
+        let all = self.changes.iter().filter(|change| change.ends >> place & 1 == 1);
+        let made = all.flat_map(|change| places_in(change.makes));
+        let members = made.fold(Nodes::NONE, |set, place| set | self.config(place as u8).members);
+        let config = self.config(place);
+        (0..NODES)
+            .filter(|node| members.contains(*node) && !config.members.contains(*node))
+            .fold(Nodes::NONE, |set, node| set | Nodes::one(node))
     }
 }
 
@@ -431,18 +530,14 @@ impl fmt::Display for Step {
             Self::Answer { op, node } => write!(f, "{} answers operation {op}", name(node)),
             Self::Accept { op, node } => write!(f, "{} accepts operation {op}", name(node)),
             Self::Copy { from, to } => write!(f, "{} copies from {}", name(to), name(from)),
+            Self::SendCopy { from } => write!(f, "{} sends a copy", name(from)),
+            Self::LateCopy { to } => write!(f, "{} gets the copy that was sent", name(to)),
             Self::Release { node } => write!(f, "{} deletes its keys", name(node)),
+            Self::Clear { node, config } => {
+                write!(f, "{} makes sure in config {config} that it holds nothing", name(node))
+            }
         }
     }
-}
-
-/// Ends an operation that leaves no accept requests behind.
-fn finish_at_once(progress: &mut Progress, result: u8) {
-    progress.phase = Phase::Over;
-    progress.answered = Nodes::NONE;
-    progress.best = Accepted::default();
-    progress.agreeing = Nodes::NONE;
-    progress.returned.get_or_insert(result);
 }
 
 /// The operations fit the bit sets that hold them.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::Model;
 
-use crate::scenario::Kind::{Create, Delete, Get, Put, Retry, Sweep};
-use crate::scenario::{Operation, Question, Scenario};
+use crate::scenario::Kind::{Create, Delete, Get, Put, Sweep};
+use crate::scenario::{Operation, Scenario};
 use crate::state::State;
 use crate::system::{FOUND, LINEARIZABLE, ONE_DECISION, SEALED};
-use crate::{any, checked, new, old, print, rule_is_needed, story};
+use crate::{any, checked, happens, new, old, print, rule_is_needed};
 
 #[test]
 fn old_and_new_owner_create_while_the_slot_decides_and_a_crashes() {
@@ -31,12 +31,6 @@ fn three_clients() {
     checked("two creates and get", Scenario::unopposed(&creates));
     let puts = [any(Put(1)).in_round(1), new(Put(2)).in_round(2), new(Get).in_round(3)];
     checked("two puts and get", Scenario::replacement(&puts));
-}
-
-#[test]
-fn two_clients_while_nodes_copy() {
-    let creates = [any(Create(1)), any(Create(2))];
-    checked("two creates and copies", Scenario::unopposed(&creates).with_copies());
 }
 
 /// The answers and the registers of all states that the scenario can reach.
@@ -64,15 +58,15 @@ fn the_order_of_the_slots_steps_changes_no_outcome() {
 #[test]
 fn the_scenarios_are_not_idle() {
     let clients = [old(Create(1)).in_round(1), new(Create(2)).in_round(1)];
-    let scenario = Scenario {
-        question: Question::WhatMustHappen,
-        ..Scenario::replacement(&clients).with_crash_of("a")
-    };
-    let checker = scenario.clone().checker().finish_when(HasDiscoveries::All).spawn_bfs().join();
-    for Property { name, .. } in scenario.properties() {
-        let path = checker.discovery(name).unwrap_or_else(|| panic!("never happens: {name}"));
-        print(&format!("{name}:\n{}", story(path)));
-    }
+    happens(
+        &[
+            ("a crashed member is replaced", Scenario::replaces_a_crashed_member),
+            ("a suspected owner serves on", Scenario::suspicion_was_false),
+            ("both epochs serve", Scenario::both_epochs_served),
+            ("a rival's proposal is finished", Scenario::rival_was_helped),
+        ],
+        Scenario::replacement(&clients).with_crash_of("a"),
+    );
 }
 
 #[test]
@@ -166,6 +160,14 @@ fn rules_of_the_fence() {
         SEALED,
         &creates,
     );
+    for broken in [LINEARIZABLE, SEALED] {
+        rule_is_needed(
+            "previous members adopt before they answer",
+            |rules| rules.prev_adopts = false,
+            broken,
+            &creates,
+        );
+    }
 }
 
 #[test]
@@ -190,13 +192,6 @@ fn rules_of_the_quorums() {
         LINEARIZABLE,
         &checked("two creates in epoch 2", Scenario::unopposed(&creates)),
     );
-    let swept = [old(Put(1)).in_round(1), any(Sweep).in_round(1), new(Get)];
-    rule_is_needed(
-        "the quorum is fixed at the start",
-        |rules| rules.quorum_is_fixed = false,
-        FOUND,
-        &checked("put, sweep and get", Scenario::unopposed(&swept)),
-    );
 }
 
 #[test]
@@ -215,12 +210,32 @@ fn rules_of_the_ballots() {
         LINEARIZABLE,
         &checked("a put in each epoch and get", Scenario::unopposed(&puts)),
     );
-    let creates = [old(Get), any(Create(1)).following(0), any(Create(2))];
+    let mut by_round = Scenario::unopposed(&puts);
+    by_round.rules.ballot_has_epoch = false;
+    by_round.rules.prev_promises = true;
+    let by_round = checked("ballots without epoch, promised by previous members too", by_round);
+    rule_is_needed(
+        "previous members promise if ballots have no epoch",
+        |rules| rules.prev_promises = false,
+        LINEARIZABLE,
+        &by_round,
+    );
+    rule_is_needed(
+        "promises outlive the epoch if ballots have none",
+        |rules| rules.promises_outlive_epoch = false,
+        LINEARIZABLE,
+        &by_round,
+    );
+    let creates =
+        [any(Put(1)), old(Delete), any(Create(2)).following(1), any(Create(3)).in_round(4)];
     rule_is_needed(
         "the reserved ballot dies with its epoch",
         |rules| rules.sticky_dies_with_epoch = false,
         LINEARIZABLE,
-        &checked("create with a reserved ballot", Scenario::unopposed(&creates)),
+        &checked(
+            "delete, create with the reserved ballot, create",
+            Scenario::unopposed(&creates).with_first_done("abc"),
+        ),
     );
     let puts = [old(Put(1)), any(Put(2)).following(0), any(Get).in_round(3)];
     rule_is_needed(
@@ -228,16 +243,6 @@ fn rules_of_the_ballots() {
         |rules| rules.sticky_dies_with_epoch = false,
         LINEARIZABLE,
         &checked("put with a reserved ballot", Scenario::unopposed(&puts)),
-    );
-    let creates = [any(Create(1)).in_round(1), any(Create(2)).in_round(2), any(Get).in_round(3)];
-    rule_is_needed(
-        "copies heed promises",
-        |rules| rules.copy_heeds_promise = false,
-        LINEARIZABLE,
-        &checked(
-            "creates, get and copies",
-            Scenario::replacement(&creates).unchanged().with_copies(),
-        ),
     );
 }
 
@@ -256,38 +261,5 @@ fn rules_of_the_answers() {
         |rules| rules.exists_writes_back = false,
         LINEARIZABLE,
         &checked("two creates in epoch 1 and get", Scenario::unopposed(&creates)),
-    );
-    let retried = [any(Create(1)), any(Retry(0))];
-    rule_is_needed(
-        "a retry is recognised",
-        |rules| rules.requests_are_known = false,
-        LINEARIZABLE,
-        &checked("create and its retry", Scenario::unopposed(&retried)),
-    );
-}
-
-#[test]
-fn rules_of_tombstones() {
-    // The read may begin before the deletion and write back after it.
-    let deleted = |get| [old(Put(1)).in_round(1), get, old(Delete).in_round(3)];
-    rule_is_needed(
-        "all members hold a tombstone before one forgets it",
-        |rules| rules.all_hold_tombstone = false,
-        LINEARIZABLE,
-        &checked("put, get after the bump, delete", Scenario::bump(&deleted(new(Get).in_round(2)))),
-    );
-    let unchanging = Scenario::bump(&deleted(old(Get).in_round(2))).unchanged();
-    rule_is_needed(
-        "a tombstone outlives the epoch of its reports",
-        |rules| rules.drop_awaits_epoch = false,
-        LINEARIZABLE,
-        &checked("put, get, delete in one epoch", unchanging),
-    );
-    let created = [old(Delete).in_round(1), new(Create(1)).in_round(1), new(Create(2)).in_round(2)];
-    rule_is_needed(
-        "a tombstone with a later promise stays",
-        |rules| rules.drop_heeds_promise = false,
-        LINEARIZABLE,
-        &checked("delete and two creates", Scenario::bump(&created)),
     );
 }

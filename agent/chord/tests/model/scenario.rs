@@ -1,7 +1,10 @@
 //! How large one run of the checker is: configurations, operations, who may crash.
 
 use crate::rules::Rules;
-use crate::state::{NODES, Node, Nodes, OPERATIONS, POINTS, RIVALS, State};
+use crate::state::{
+    Accepted, KeyRecord, NODES, Node, Nodes, OPERATIONS, POINTS, Phase, Progress, RIVALS, Register,
+    State,
+};
 
 /// A configuration of a range.
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +69,9 @@ pub(crate) enum Kind {
     Put(u8),
     /// Writes the value if nothing is there, else returns 0, "it exists".
     Create(u8),
-    /// Writes "absent", whatever is there.
+    /// Writes the second value if the first one is there, else returns 0.
+    Replace(u8, u8),
+    /// Writes "absent" if a value is there, else returns 0.
     Delete,
     /// Returns the value, 0 if nothing is there.
     Get,
@@ -74,6 +79,13 @@ pub(crate) enum Kind {
     Sweep,
     /// The client of operation `0` gave up waiting and sends the same request to another proposer.
     Retry(usize),
+}
+
+impl Kind {
+    /// Whether the operation stores a value if it succeeds.
+    pub(crate) const fn writes(self) -> bool {
+        matches!(self, Self::Put(_) | Self::Create(_) | Self::Replace(..))
+    }
 }
 
 /// One client operation. Each has a proposer of its own, which can stop at any point.
@@ -86,6 +98,8 @@ pub(crate) struct Operation {
     pub(crate) epoch: Option<u8>,
     /// Uses this round only.
     pub(crate) round: Option<u8>,
+    /// Starts when this operation, of the same client, has returned.
+    pub(crate) after: Option<usize>,
     /// Uses the ballot reserved by this operation, of the same process, and skips phase 1.
     pub(crate) follows: Option<usize>,
 }
@@ -93,7 +107,7 @@ pub(crate) struct Operation {
 impl Operation {
     /// An operation in any epoch with any ballot.
     pub(crate) const fn new(kind: Kind) -> Self {
-        Self { kind, key: 0, epoch: None, round: None, follows: None }
+        Self { kind, key: 0, epoch: None, round: None, after: None, follows: None }
     }
 
     /// The same on the key at this point.
@@ -109,6 +123,11 @@ impl Operation {
     /// The same with one round only.
     pub(crate) const fn in_round(self, round: u8) -> Self {
         Self { round: Some(round), ..self }
+    }
+
+    /// The same by the client of operation `earlier`, when that one has returned.
+    pub(crate) const fn after(self, earlier: usize) -> Self {
+        Self { after: Some(earlier), ..self }
     }
 
     /// The same with the ballot that operation `leader` reserved.
@@ -127,16 +146,22 @@ pub(crate) enum Order {
     /// slot's proposers and acceptors remember, and a decision forces nobody, so every run can be sorted
     /// this way, and completed by a decision, and still ends in the same registers and answers.
     SlotFirst,
+    /// All orders, but a slot decides in one step. The slots are searched by themselves; to the registers
+    /// only the decision matters.
+    SlotAtOnce,
 }
 
 /// What the checker looks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Question {
     /// A state in which something is wrong.
     WhatMustHold,
-    /// A state of each kind that the scenario was made for, so that no search was idle.
-    WhatMustHappen,
+    /// A state of each of these kinds, for which the scenario was made, so that no search was idle.
+    WhatMustHappen(&'static [Occasion]),
 }
+
+/// A kind of state, by name.
+pub(crate) type Occasion = (&'static str, fn(&Scenario, &State) -> bool);
 
 /// One run of the checker.
 #[derive(Debug, Clone)]
@@ -158,8 +183,14 @@ pub(crate) struct Scenario {
     pub(crate) may_release: bool,
     /// Nodes may copy the register to each other at any time.
     pub(crate) may_copy: bool,
+    /// A node may send a copy of the register that arrives later.
+    pub(crate) may_copy_late: bool,
     /// Nodes may forget tombstones.
     pub(crate) may_collect: bool,
+    /// Operation 0, which writes 1, was carried out before the run and is on these nodes.
+    pub(crate) held_before: Nodes,
+    /// One of these may lose its disk.
+    pub(crate) may_lose_disk: Nodes,
     pub(crate) order: Order,
     pub(crate) question: Question,
 }
@@ -182,7 +213,10 @@ impl Scenario {
             may_crash: Nodes::NONE,
             may_release: false,
             may_copy: false,
+            may_copy_late: false,
             may_collect: false,
+            held_before: Nodes::NONE,
+            may_lose_disk: Nodes::NONE,
             order: Order::SlotFirst,
             question: Question::WhatMustHold,
         }
@@ -207,11 +241,30 @@ impl Scenario {
         Self::of_one_range(operations, &[ABC, bcd, replaced(bcd, "acd")], &changes).interleaved()
     }
 
+    /// The range with the keys at points 0 and 1 is split; the right part gets other members at once.
+    pub(crate) fn split(operations: &[Operation]) -> Self {
+        let whole = Config { points: 0b11, ..ABC };
+        let left = bumped(ABC);
+        let right = Config { points: 0b10, ..replaced(ABC, "bcd") };
+        Self::of_one_range(operations, &[whole, left, right], &[Change::new(&[0], &[1, 2])])
+    }
+
+    /// a has left the range and still holds what operation 0 wrote before that; a new epoch begins, and a
+    /// comes back for b: {b,c,d} -> {b,c,d} -> {a,c,d}.
+    pub(crate) fn come_back(operations: &[Operation]) -> Self {
+        let bcd = Config { members: Nodes::named("bcd"), epoch: 2, ..ABC };
+        let again = bumped(bcd);
+        let configs = [bcd, again, replaced(again, "acd")];
+        let changes = [0, 1].map(|place| Change::new(&[place], &[place + 1]));
+        let scenario = Self::of_one_range(operations, &configs, &changes);
+        scenario.decided_at_once().with_first_done("abcd")
+    }
+
     /// A change that keeps the members {a,b,c}: it makes a new epoch, and tombstones are collected.
     pub(crate) fn bump(operations: &[Operation]) -> Self {
         let changes = [Change::new(&[0], &[1])];
         let scenario = Self::of_one_range(operations, &[ABC, bumped(ABC)], &changes);
-        Self { may_collect: true, ..scenario }
+        scenario.with_collection()
     }
 
     /// Two neighbouring ranges, left (place 0, epoch `left_epoch`) and right (place 1, epoch 1), with the
@@ -236,6 +289,17 @@ impl Scenario {
         let changes =
             vec![Change::new(&[0, 1], &[2]), Change::new(&[0], &[3]), Change::new(&[2], &[4, 5])];
         Self::of(2, configs, changes).with(operations)
+    }
+
+    /// Two neighbouring ranges: proposers to merge them, to begin a new epoch on the right, which can end in
+    /// turn, and to begin a new epoch on the left.
+    pub(crate) fn merge_and_bump() -> Self {
+        let right = Config { points: 0b10, ..ABC };
+        let next = bumped(right);
+        let configs = vec![ABC, right, next, merged(ABC), bumped(ABC)];
+        let changes =
+            vec![Change::new(&[0, 1], &[3]), Change::new(&[1], &[2]), Change::new(&[0], &[4])];
+        Self::of(2, configs, changes)
     }
 
     /// Three neighbouring ranges with the members {a,b,c}: proposers who want to merge the first two, the
@@ -305,6 +369,11 @@ impl Scenario {
         Self { order: Order::Interleaved, ..self }
     }
 
+    /// The same with all orders of the steps, where each slot decides in one step.
+    pub(crate) fn decided_at_once(self) -> Self {
+        Self { order: Order::SlotAtOnce, ..self }
+    }
+
     /// The same with one of `nodes`, named as in `"abcd"`, crashing at any time, or none.
     pub(crate) fn with_crash_of(self, nodes: &str) -> Self {
         Self { may_crash: Nodes::named(nodes), ..self }
@@ -320,6 +389,32 @@ impl Scenario {
         Self { may_copy: true, ..self }
     }
 
+    /// The same with one copy that is on its way for any time.
+    pub(crate) fn with_late_copy(self) -> Self {
+        Self { may_copy_late: true, ..self }
+    }
+
+    /// The same with the collection of tombstones.
+    pub(crate) fn with_collection(self) -> Self {
+        Self { may_collect: true, ..self }
+    }
+
+    /// The same with one of `nodes` losing its disk at any time, or none.
+    pub(crate) fn with_lost_disk_of(self, nodes: &str) -> Self {
+        Self { may_lose_disk: Nodes::named(nodes), ..self }
+    }
+
+    /// The same with operation 0 carried out before, with what it wrote on `nodes`.
+    pub(crate) fn with_first_done(self, nodes: &str) -> Self {
+        Self { held_before: Nodes::named(nodes), ..self }
+    }
+
+    /// The same with ranges that cover the keys at points 0 and 1.
+    pub(crate) fn with_two_keys(mut self) -> Self {
+        self.configs.iter_mut().for_each(|config| config.points = 0b11);
+        self
+    }
+
     /// The state in which the first configurations serve and nothing was asked yet.
     pub(crate) fn first_state(&self) -> State {
         assert!(self.wanted.len() <= RIVALS, "enlarge RIVALS for more proposers");
@@ -331,7 +426,22 @@ impl Scenario {
                 }
             }
         }
+        if !self.held_before.is_empty() {
+            self.write_before(&mut state);
+        }
         state
+    }
+
+    fn write_before(&self, state: &mut State) {
+        state.operations[0] =
+            Progress { phase: Phase::Over, returned: Some(1), ..Progress::default() };
+        let ballot = self.ballot(1, 1);
+        let register = Register { value: 1, ..Register::default() };
+        let record = KeyRecord { promised: ballot, accepted: Accepted { ballot, register } };
+        for node in (0..NODES).filter(|node| self.held_before.contains(*node)) {
+            state.nodes[node].keys[0] = record;
+            state.nodes[node].config[0] = Some(0);
+        }
     }
 
     /// The configuration at this place.

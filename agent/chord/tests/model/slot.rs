@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::scenario::{Change, Scenario};
+use crate::scenario::{Change, Config, Order, Scenario};
 use crate::state::{
     NODES, Node, Nodes, Phase, Rival, SLOTS, SlotRecord, State, Vote, name, places_in,
 };
@@ -60,6 +60,17 @@ impl Scenario {
     /// Does a step of a slot; false if it changes nothing.
     pub(crate) fn slot_step(&self, state: &mut State, step: Step) -> bool {
         match step {
+            Step::Start { rival } if self.order == Order::SlotAtOnce => {
+                let change = self.wanted[rival];
+                let slots = self.change(change).ends;
+                let is_open = places_in(slots).all(|slot| state.chosen[slot] == 0);
+                if is_open {
+                    places_in(slots).for_each(|slot| state.chosen[slot] |= 1 << change);
+                    self.tell(state, change);
+                    state.rivals[rival].stop();
+                }
+                is_open
+            }
             Step::Start { rival } => {
                 let change = self.wanted[rival];
                 let slots = self.change(change).ends;
@@ -109,7 +120,10 @@ impl Scenario {
         let found = |slot: usize| (best[slot].ballot > 0).then_some(best[slot].change);
         let both = |change| Next::Propose { slots: *asked, change };
         let merge = self.changes.iter().position(|change| change.merges() && change.ends == *asked);
-        let Some(merge) = merge.map(|place| place as u8) else {
+        let merge = merge.map(|place| place as u8);
+        let is_misread = asked.count_ones() > 1 && !self.rules.merge_names_epochs;
+        let misread = is_misread.then(|| places_in(*asked).find_map(found)).flatten();
+        let Some(merge) = merge.or(misread) else {
             let slot = asked.trailing_zeros() as usize;
             let change = found(slot).unwrap_or(wanted);
             return self.finish_found(state, slot, wanted, change).into_iter().collect();
@@ -142,6 +156,13 @@ impl Scenario {
         if ends == 1 << slot || !self.rules.found_merge_asks_both {
             return Some(alone(change));
         }
+        if !self.rules.found_merge_is_not_given_up {
+            return self.fresh(slot, wanted).map(alone);
+        }
+        if !self.rules.merge_names_epochs {
+            let slots = places_in(ends).map(|place| 1 << self.latest_like(state, place));
+            return Some(Next::Ask { slots: slots.fold(0, |all, slot| all | slot) });
+        }
         if !self.rules.slot_tells_dead_merge {
             let other = self.config((ends & !(1 << slot)).trailing_zeros() as u8);
             let went_on = self.places().any(|(place, config)| {
@@ -152,6 +173,14 @@ impl Scenario {
             }
         }
         Some(Next::Ask { slots: ends })
+    }
+
+    /// The latest configuration of the same range as this one, of those with slots, that anybody was told of.
+    fn latest_like(&self, state: &State, place: usize) -> u8 {
+        let points = self.config(place as u8).points;
+        let told = self.places().take(SLOTS).filter(|(place, _)| state.is_told(*place));
+        let same = told.filter(|(_, config)| config.points == points);
+        same.max_by_key(|(_, config)| config.epoch).map_or(place as u8, |(place, _)| place)
     }
 
     /// What to propose in a slot in which nothing has to be finished: what the proposer wants, or else
@@ -231,13 +260,30 @@ impl Scenario {
         true
     }
 
+    /// Whether a node votes about these slots: in the epochs that they end, or of the two slots of a merge
+    /// in one whose epoch it has left. Where no node adopts anything before the slots are decided, all vote.
     fn still_votes(&self, node: &Node, slots: u8) -> bool {
-        let is_over = |slot: usize| {
-            let config = self.config(slot as u8);
-            let point = config.points.trailing_zeros() as usize;
-            self.epoch_of(node, point) > config.epoch
-        };
-        self.rules.slots_outlive_epochs || !places_in(slots).any(is_over)
+        let end = |slot: usize| self.config(slot as u8).last_point();
+        let is_current = |slot: usize| node.config[end(slot)] == Some(slot as u8);
+        let has_left = |slot: usize| self.epoch_of(node, end(slot)) > self.config(slot as u8).epoch;
+        let may_have_left = slots.count_ones() > 1 && self.rules.slots_outlive_epochs;
+        let votes = places_in(slots).any(is_current)
+            && places_in(slots).all(|slot| is_current(slot) || may_have_left && has_left(slot));
+        votes || self.order != Order::Interleaved || !self.rules.slot_asks_old_members
+    }
+
+    /// What an acceptor is told that is behind in one of these slots: the latest configuration with the
+    /// same end.
+    pub(crate) fn catch_up(&self, told: u8, node: &mut Node, slots: u8) {
+        for config in places_in(slots).map(|slot| self.config(slot as u8)) {
+            let end = config.last_point();
+            let same =
+                |(place, other): &(u8, Config)| told >> place & 1 == 1 && other.last_point() == end;
+            let latest = self.places().filter(same).max_by_key(|(_, other)| other.epoch);
+            if let Some((place, _)) = latest.filter(|_| self.epoch_of(node, end) < config.epoch) {
+                self.adopt(node, place);
+            }
+        }
     }
 
     /// Lets everybody learn of what a change makes. Who belongs to no older epoch adopts it at once:
@@ -254,13 +300,17 @@ impl Scenario {
         }
     }
 
-    /// Whether this proposer may begin: it was told of what it wants to end, and the changes that led
-    /// there are complete.
+    /// Whether this proposer may begin: it was told of what it wants to end, the changes that led there are
+    /// complete, and the newcomers hold nothing.
     fn slots_are_open(&self, state: &State, rival: usize) -> bool {
         let waits = self.rules.slot_waits_for_sweep;
         places_in(self.change(self.wanted[rival]).ends).all(|place| {
             let place = place as u8;
-            state.is_told(place) && (!waits || self.is_swept(state, place))
+            let is_clear = |node: &usize| {
+                !self.newcomers(place).contains(*node) || self.is_clear(state, *node, place)
+            };
+            let are_clear = !self.rules.newcomer_is_clear || (0..NODES).all(|node| is_clear(&node));
+            state.is_told(place) && (!waits || self.is_swept(state, place)) && are_clear
         })
     }
 

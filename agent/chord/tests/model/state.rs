@@ -14,7 +14,7 @@ pub(crate) const NODES: usize = 4;
 /// Points of the ring, one key at each. A range covers one of them or more.
 pub(crate) const POINTS: usize = 3;
 /// Client operations, at most.
-pub(crate) const OPERATIONS: usize = 4;
+pub(crate) const OPERATIONS: usize = 5;
 /// Configuration slots, at most. The configurations that somebody may want to end come first.
 pub(crate) const SLOTS: usize = 3;
 /// Proposers of all slots together, at most.
@@ -94,12 +94,30 @@ pub(crate) fn name(node: usize) -> char {
     char::from(b"abcd"[node])
 }
 
-/// A value under the ballot it was accepted with. Ballot 0 is "never accepted", value 0 "absent":
-/// both together "never heard of", a ballot with value 0 a tombstone.
+/// The state of a key that its members agree on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Register {
+    /// The value, 0: absent.
+    pub(crate) value: u8,
+    /// The last request that was carried out, 0: none is remembered. Kept where clients ask again.
+    pub(crate) done: Done,
+    /// The latest of the requests that were carried out and are not remembered any more.
+    pub(crate) forgotten: u8,
+}
+
+/// A request that was carried out, and its result.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Done {
+    pub(crate) request: u8,
+    pub(crate) result: u8,
+}
+
+/// A register under the ballot it was accepted with. Ballot 0 is "never accepted"; a ballot with value 0
+/// is a tombstone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Accepted {
     pub(crate) ballot: u8,
-    pub(crate) value: u8,
+    pub(crate) register: Register,
 }
 
 /// What a node has on disk: for the points of the ring and for the slots.
@@ -207,6 +225,8 @@ pub(crate) struct Progress {
     /// The round of its ballot, and the one it reserves for the next change; 0: none.
     pub(crate) round: u8,
     pub(crate) next_round: u8,
+    /// No other node is asked to carry it out.
+    pub(crate) is_sole: bool,
     /// Phase 1 needs the previous members too.
     pub(crate) asks_prev: bool,
     /// Who answered (read, prepare) or accepted.
@@ -215,11 +235,11 @@ pub(crate) struct Progress {
     pub(crate) best: Accepted,
     pub(crate) agreeing: Nodes,
     /// What it asks to accept, and what it will return then.
-    pub(crate) value: u8,
+    pub(crate) register: Register,
     pub(crate) result: u8,
     /// Operations that had returned when this one was invoked, one bit each.
     pub(crate) before: u8,
-    /// What it returned: the value read, or 1 for "done" and 0 for "it exists".
+    /// What it returned: the value read, or 1 for "done" and 0 for "the condition does not hold".
     pub(crate) returned: Option<u8>,
 }
 
@@ -232,6 +252,14 @@ pub(crate) struct Collection {
     pub(crate) config: u8,
     /// Who said there that they hold it.
     pub(crate) holders: Nodes,
+}
+
+/// A copy on its way from one node to another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct LateCopy {
+    /// The configuration in which it was sent, and which it names.
+    pub(crate) config: u8,
+    pub(crate) accepted: Accepted,
 }
 
 /// One state of the system.
@@ -248,6 +276,10 @@ pub(crate) struct State {
     /// Configurations in which the sweep has handled the key, one bit each.
     pub(crate) swept: [u8; POINTS],
     pub(crate) collection: Collection,
+    /// A copy of the key at point 0 that was sent and can arrive at any time, any number of times.
+    pub(crate) late_copy: Option<LateCopy>,
+    /// A node came back without its disk.
+    pub(crate) lost_disk: bool,
     /// The node that takes no more steps.
     pub(crate) crashed: Option<u8>,
 }
@@ -273,7 +305,8 @@ impl State {
 impl Hash for State {
     /// All fields as bytes at once: the checker does little else than hash states.
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        let Self { nodes, rivals, operations, chosen, told, swept, collection, crashed } = self;
+        let Self { nodes, rivals, operations, chosen, told, swept, .. } = self;
+        let Self { collection, late_copy, lost_disk, crashed, .. } = self;
         let mut bytes = Bytes { bytes: [0; 512], len: 0 };
         for node in nodes {
             (node.config, node.released).hash(&mut bytes);
@@ -282,7 +315,7 @@ impl Hash for State {
         }
         bytes.write_those_used(rivals);
         bytes.write_those_used(operations);
-        (chosen, told, swept, collection, crashed).hash(&mut bytes);
+        (chosen, told, swept, collection, late_copy, lost_disk, crashed).hash(&mut bytes);
         hasher.write(&bytes.bytes[..bytes.len]);
     }
 }

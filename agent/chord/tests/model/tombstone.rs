@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::scenario::Scenario;
-use crate::state::{Accepted, Collection, KeyRecord, NODES, Nodes, State, name};
+use crate::state::{Collection, KeyRecord, NODES, Nodes, State, name};
 use crate::system;
 
 /// A step of the collection.
@@ -47,7 +47,7 @@ impl Scenario {
     fn can_report(&self, state: &State, place: usize) -> bool {
         let node = &state.nodes[place];
         let accepted = node.keys[0].accepted;
-        let holds = accepted.ballot > 0 && accepted.value == 0;
+        let holds = accepted.ballot > 0 && accepted.register.value == 0;
         let complete = node.config[0].is_some_and(|config| {
             self.is_swept(state, config) && self.config(config).members.contains(place)
         });
@@ -76,9 +76,13 @@ impl Scenario {
         } else {
             holders.is_majority_of(config.members)
         };
-        let later_epoch = self.epoch_of(node, 0) > config.epoch || !self.rules.drop_awaits_epoch;
-        let unpromised = node.keys[0].promised == ballot || !self.rules.drop_heeds_promise;
-        let holds = ballot > 0 && node.keys[0].accepted == Accepted { ballot, value: 0 };
+        let outlived =
+            if self.rules.drop_awaits_epoch_after_report { config.epoch } else { ballot >> 4 };
+        let later_epoch = self.epoch_of(node, 0) > outlived || !self.rules.drop_awaits_epoch;
+        // A promise of an epoch that this node has left binds nobody any more.
+        let KeyRecord { promised, accepted } = node.keys[0];
+        let unpromised = promised >> 4 <= config.epoch || !self.rules.drop_heeds_promise;
+        let holds = ballot > 0 && accepted.ballot == ballot;
         holds && all_hold && later_epoch && unpromised
     }
 }
