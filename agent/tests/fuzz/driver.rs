@@ -97,25 +97,37 @@ fn check<T: Target>(target: &mut T, input: &[u8]) -> Vec<String> {
 pub(crate) fn gist(text: impl Display) -> String {
     let mut gist = Gist::default();
     // It stops when there are enough of them.
-    write!(gist, "{text}").ok();
-    gist.letters
+    write!(gist, "{text} ").ok();
+    gist.words
 }
 
 #[derive(Default)]
 struct Gist {
-    letters: String,
+    words: String,
+    word: String,
     is_quoted: bool,
+    is_escaped: bool,
 }
 
 impl Write for Gist {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         for letter in text.chars() {
+            if std::mem::take(&mut self.is_escaped) {
+                continue;
+            }
+            self.is_escaped = self.is_quoted && letter == '\\';
             self.is_quoted ^= letter == '`' || letter == '"';
-            if !self.is_quoted && (letter.is_ascii_alphabetic() || letter == ' ') {
-                self.letters.push(letter);
+            if letter.is_ascii_alphanumeric() && !self.is_quoted {
+                self.word.push(letter);
+                continue;
+            }
+            let word = std::mem::take(&mut self.word);
+            if !word.is_empty() && word.chars().all(char::is_alphabetic) {
+                self.words += &word;
+                self.words.push(' ');
             }
         }
-        if self.letters.len() < 80 { Ok(()) } else { Err(std::fmt::Error) }
+        if self.words.len() < 80 { Ok(()) } else { Err(std::fmt::Error) }
     }
 }
 

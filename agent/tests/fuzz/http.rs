@@ -122,14 +122,15 @@ impl Agent {
         let heard = self.hear(input, 0).await;
         assert_eq!(self.phase().await, Phase::Up);
         let heard = String::from_utf8_lossy(&heard);
-        let method: String = String::from_utf8_lossy(input).chars().take(3).collect();
+        let methods = ["GET", "HEAD", "PUT", "POST", "DELETE", "PRI"];
+        let method = methods.into_iter().find(|method| input.starts_with(method.as_bytes()));
         let mut saw = Vec::new();
         for line in heard.lines() {
             // The first line of an answer; the code of an error.
             if let Some((_, status)) = line.split_once("HTTP/1.") {
                 let status: String = status.chars().skip(2).take(3).collect();
                 assert_ne!(status, "500", "{heard}");
-                saw.push(format!("{method} {status}"));
+                saw.push(format!("{method:?} {status}"));
             } else if let Some((_, code)) = line.split_once("\"code\":") {
                 saw.push(code.chars().take(20).collect());
             }
@@ -260,6 +261,9 @@ const REQUESTS: &[(&str, &str, &str)] = &[
         "POST /kv/a HTTP/1.1\r\nhost: evil.example\r\norigin: http://evil.example\r\n\r\n",
         "HTTP/1.1 403",
     ),
+    ("no-path", "GET name HTTP/1.1\r\nhost: localhost\r\n\r\n", "HTTP/1.1 400"),
+    ("connect", "CONNECT localhost:1 HTTP/1.1\r\nhost: localhost\r\n\r\n", "HTTP/1.1 400"),
+    ("any", "OPTIONS * HTTP/1.1\r\nhost: localhost\r\n\r\n", "HTTP/1.1 404"),
     (
         "two-lengths",
         "PUT /kv/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",

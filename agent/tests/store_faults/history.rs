@@ -139,7 +139,7 @@ pub(crate) fn open(folder: &Path) -> Result<(Directory, Disk), DirectoryError> {
     Directory::open(folder, None, Id::small(7))
 }
 
-/// Whether to take all cases and not a sample (`SKY_FAULTS=all`): that takes half an hour.
+/// Whether to take all cases and not a sample (`SKY_FAULTS=all`): that takes an hour.
 pub(crate) fn is_thorough() -> bool {
     std::env::var("SKY_FAULTS").as_deref() == Ok("all")
 }
