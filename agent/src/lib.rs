@@ -11,6 +11,9 @@ mod accept;
 mod agent;
 pub mod config;
 pub mod driver;
+#[cfg(test)]
+#[path = "../tests/fuzz/driver.rs"]
+mod fuzz;
 mod health;
 pub mod http;
 mod logging;

@@ -245,3 +245,46 @@ async fn a_full_disk_refuses_writes_and_serves_reads() {
     until(&[200, 201]).await;
     assert_eq!(http.get(format!("{}/kv/again", agent.url)).send().await.unwrap().status(), 200);
 }
+
+#[tokio::test]
+async fn a_disk_that_runs_out_of_space_loses_nothing_that_was_acknowledged() {
+    let disk = SmallDisk::mount();
+    if !need::is_met(disk.is_some(), "root, to mount a small tmpfs") {
+        return;
+    }
+    let disk = disk.unwrap();
+    let (port, http) = (free_port(), client());
+    let data = disk.0.path().join("data");
+    // Without a reserve the store itself meets the end of the disk.
+    let mut agent = Agent::start(port, &data, &["--disk-reserve", "0"]);
+    agent.ready(&http).await;
+    let value = |i: usize| i.to_string().repeat(200_000 / i.to_string().len());
+    let ballast = disk.0.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 150 << 20]).unwrap();
+    let mut stored = Vec::new();
+    let failed = loop {
+        let i = stored.len();
+        assert!(i < 2000, "the disk gets full");
+        let put = http.put(format!("{}/kv/{i}", agent.url)).body(value(i)).send().await;
+        // It may stop before the answer is on its way.
+        match put.map(|put| put.status().as_u16()) {
+            Ok(201) => stored.push(i),
+            put => break put.ok(),
+        }
+    };
+    assert!(stored.len() > 20, "{}", stored.len());
+    assert!(failed.is_none_or(|status| [503, 504, 507].contains(&status)), "{failed:?}");
+    assert!(!agent.process.wait().unwrap().success(), "it cannot promise anything any more");
+
+    // The operator makes room, and starts it again.
+    std::fs::remove_file(ballast).unwrap();
+    let again = Agent::start(port, &data, &[]);
+    again.ready(&http).await;
+    for i in stored {
+        let answer = http.get(format!("{}/kv/{i}", again.url)).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{i}");
+        assert_eq!(answer.text().await.unwrap(), value(i));
+    }
+    let put = http.put(format!("{}/kv/more", again.url)).body("x").send().await.unwrap();
+    assert_eq!(put.status(), 201);
+}

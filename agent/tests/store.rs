@@ -188,6 +188,48 @@ fn what_another_version_or_chance_wrote_is_refused() {
 }
 
 #[test]
+fn a_directory_of_something_else_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("thesis.tex"), "precious").unwrap();
+    let error = refused(folder.path(), None);
+    assert!(matches!(&error, DirectoryError::Foreign { found, .. } if found == "thesis.tex"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing was added");
+    // What a mounted file system brings is not foreign.
+    let mounted = tempfile::tempdir().unwrap();
+    std::fs::create_dir(mounted.path().join("lost+found")).unwrap();
+    assert_eq!(open(mounted.path()).unwrap().0.boot(), 1);
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in files(from) {
+        let to = to.join(file.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(file, to).unwrap();
+    }
+}
+
+#[test]
+fn a_copy_is_refused_while_its_original_is_there_and_a_moved_directory_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let [original, copied, moved] = ["a", "b", "c"].map(|name| folder.path().join(name));
+    let running = open(&original).unwrap();
+    copy(&original, &copied);
+    let error = refused(&copied, None);
+    assert!(
+        matches!(&error, DirectoryError::Copy { original: o, .. } if o.ends_with("a")),
+        "{error}"
+    );
+    drop(running);
+    assert!(matches!(refused(&copied, None), DirectoryError::Copy { .. }));
+    // By another name it is the same.
+    std::os::unix::fs::symlink(&original, folder.path().join("link")).unwrap();
+    assert_eq!(open(&folder.path().join("link")).unwrap().0.boot(), 2);
+    std::fs::rename(&original, &moved).unwrap();
+    assert_eq!(open(&moved).unwrap().0.boot(), 3);
+    assert_eq!(open(&moved).unwrap().0.boot(), 4);
+}
+
+#[test]
 fn half_a_directory_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (store, identity) = (folder.path().join("store"), folder.path().join("identity"));
@@ -203,6 +245,8 @@ fn half_a_directory_is_refused() {
     let other = tempfile::tempdir().unwrap();
     drop(open(other.path()).unwrap());
     std::fs::copy(other.path().join("identity"), &identity).unwrap();
+    assert!(matches!(refused(folder.path(), None), DirectoryError::Copy { .. }));
+    other.close().unwrap();
     assert!(matches!(refused(folder.path(), None), DirectoryError::Incomplete { .. }));
     std::fs::write(&identity, kept).unwrap();
     assert_eq!(open(folder.path()).unwrap().0.boot(), 2);

@@ -16,6 +16,10 @@ use crate::config::Secret;
 /// to this agent's address shows up with that name. A browser tells with `Origin` which site a
 /// changing request comes from; reading across sites it forbids by itself, as nothing here allows it.
 pub(super) fn check<B>(request: &Request<B>, names: &[String]) -> Result<(), Refused> {
+    // As in `CONNECT host:port` and `GET name`: looking for the route of such a request would panic.
+    if request.uri().path_and_query().is_none() {
+        return Err(Refused::new(Code::BadRequest, "The request names no path."));
+    }
     // HTTP/2 has the authority in the URI instead.
     let header = request.headers().get(HOST).map(|value| value.to_str().unwrap_or_default());
     let Some(authority) = header.or_else(|| request.uri().authority().map(|part| part.as_str()))

@@ -12,6 +12,9 @@ mod body;
 mod dot;
 mod etag;
 mod events;
+#[cfg(test)]
+#[path = "../../tests/fuzz/http.rs"]
+mod fuzz;
 mod guard;
 mod key;
 mod kv;
@@ -142,7 +145,6 @@ pub async fn serve_connection(api: Arc<Api>, stream: TcpStream, remote: SocketAd
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
         .max_buf_size(READ_BUFFER)
-        .pipeline_flush(true)
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(HEAD_PATIENCE);

@@ -7,6 +7,9 @@
 
 mod contact;
 mod frame;
+#[cfg(test)]
+#[path = "../../tests/fuzz/peers.rs"]
+mod fuzz;
 mod hello;
 mod inbound;
 mod link;

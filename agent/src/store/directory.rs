@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DATA/lock       held while an agent runs, with its process number
-//! DATA/identity   position, incarnation, number of starts, their sum; replaced whole at each start
+//! DATA/identity   position, incarnation, number of starts, their sum, place; replaced whole at each start
 //! DATA/mark       how many commits of the store were on disk some seconds ago at least
 //! DATA/store/     the store, which names the same identity
 //! ```
@@ -12,6 +12,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,22 @@ pub enum DirectoryError {
         found: Id,
         /// The position asked for.
         wanted: Id,
+    },
+    /// It holds other things.
+    #[error("{path} is no data directory of sky-agent, and not empty: it holds {found}")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// One of the other things.
+        found: String,
+    },
+    /// It was copied, and the original is still there.
+    #[error("the data directory {path} is a copy of {original}, which is still there")]
+    Copy {
+        /// The directory.
+        path: PathBuf,
+        /// Where an agent was started with the same identity.
+        original: PathBuf,
     },
     /// It was written by another version of the agent.
     #[error("the data directory {path} has format {found}; this agent reads format {FORMAT}")]
@@ -103,6 +120,15 @@ impl DirectoryError {
             Self::OtherNode { found, .. } => {
                 format!("Leave --id out, say --id {found}, or give another --data.")
             }
+            Self::Foreign { .. } => {
+                "Give a directory of its own with --data; it is made if it does not exist."
+                    .to_owned()
+            }
+            Self::Copy { original, .. } => format!(
+                "Two agents with one identity would break the ring's promises. Start the agent in {original}, \
+                 or remove that one if it is not needed any more.",
+                original = original.display()
+            ),
             Self::OtherFormat { .. } => {
                 format!("Use the version of sky-agent that wrote it. {fresh}")
             }
@@ -122,9 +148,13 @@ struct Identity {
     incarnation: String,
     /// How often an agent was started here; 0 while the directory is being made.
     boots: u32,
-    /// The sum of the other fields: a number of starts that is too low would reuse ballots.
+    /// The sum of the fields above: a number of starts that is too low would reuse ballots.
     #[serde(default)]
     sum: String,
+    /// Where the directory was at the last start, without links. Not summed: agents that do not know it
+    /// use the directory, too.
+    #[serde(default)]
+    place: String,
 }
 
 impl Identity {
@@ -157,7 +187,11 @@ impl Directory {
         default: Id,
     ) -> Result<(Self, Disk), DirectoryError> {
         let io = |error| DirectoryError::Io { path: path.to_owned(), error };
-        std::fs::create_dir_all(path).map_err(io)?;
+        make(path).map_err(io)?;
+        let place = path.canonicalize().map_err(io)?.to_string_lossy().into_owned();
+        if let Some(found) = foreign(path).map_err(io)? {
+            return Err(DirectoryError::Foreign { path: path.into(), found });
+        }
         let lock = lock(path)?;
         let store = path.join("store");
         let has_store = store.try_exists().map_err(io)?;
@@ -174,6 +208,7 @@ impl Directory {
                     incarnation: format!("{:016x}", getrandom::u64().map_err(|e| io(e.into()))?),
                     boots: 0,
                     sum: String::new(),
+                    place: place.clone(),
                 };
                 write_identity(path, &identity).map_err(io)?;
                 identity
@@ -182,6 +217,10 @@ impl Directory {
         if let Some(wanted) = wanted.filter(|wanted| *wanted != identity.position) {
             let found = identity.position;
             return Err(DirectoryError::OtherNode { path: path.into(), found, wanted });
+        }
+        if is_copy(&identity, path, &place) {
+            let original = identity.place.into();
+            return Err(DirectoryError::Copy { path: path.into(), original });
         }
         let damaged = |reason| DirectoryError::DamagedIdentity { path: path.into(), reason };
         let incarnation =
@@ -215,6 +254,7 @@ impl Directory {
             return Err(incomplete("its store was made for another identity"));
         }
         identity.format = FORMAT;
+        identity.place = place;
         identity.boots =
             identity.boots.checked_add(1).ok_or_else(|| damaged("too many starts".to_owned()))?;
         write_identity(path, &identity).map_err(io)?;
@@ -235,6 +275,52 @@ impl Directory {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Makes the directory if it is not there. A power cut after the first start must not take it away as a
+/// whole: this would look like a new node's, and nobody would miss what was acknowledged in it.
+fn make(path: &Path) -> io::Result<()> {
+    let path = std::path::absolute(path)?;
+    if path.join("identity").try_exists()? {
+        return Ok(());
+    }
+    // The directory may have been made by a start that was interrupted before it came to sync that.
+    let made = path.ancestors().take_while(|folder| *folder == path || !folder.exists());
+    let above: Vec<_> = made.filter_map(Path::parent).collect();
+    std::fs::create_dir_all(&path)?;
+    above.into_iter().try_for_each(|folder| File::open(folder)?.sync_all())
+}
+
+/// Something in a directory that no agent was started on, and that an interrupted first start does not
+/// leave there.
+fn foreign(path: &Path) -> io::Result<Option<String>> {
+    if path.join("identity").try_exists()? {
+        return Ok(None);
+    }
+    for entry in std::fs::read_dir(path)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        // A file system that was mounted here brings `lost+found`.
+        if !["lock", "identity.new", "mark", "store", "lost+found"].contains(&&*name) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the directory that this identity was last used in is still there, and is another one. On
+/// other machines, and in other containers, that cannot be seen: there the two find out when they meet.
+fn is_copy(identity: &Identity, path: &Path, place: &str) -> bool {
+    let original = Path::new(&identity.place);
+    if identity.place == place || identity.place.is_empty() {
+        return false;
+    }
+    let inode = |folder: &Path| std::fs::metadata(folder).ok().map(|data| (data.dev(), data.ino()));
+    let is_same = inode(original) == inode(path);
+    let other = read_identity(original).ok().flatten();
+    !is_same
+        && other.is_some_and(|other| {
+            (other.position, other.incarnation) == (identity.position, identity.incarnation.clone())
+        })
 }
 
 fn lock(path: &Path) -> Result<File, DirectoryError> {

@@ -5,6 +5,7 @@
 //! not decode is reported, never passed over. Commits are numbered, so that a store that comes back with
 //! fewer than were on disk for sure is refused.
 
+use std::fs::File;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,6 +61,9 @@ impl Disk {
     /// If it cannot be written.
     pub(super) fn create(folder: &Path, mark: Mark, owner: &str) -> Result<Self, StoreError> {
         let disk = Self::start(Self::database(folder)?, mark)?;
+        // fjall syncs what is in the folder of each keyspace, but not that the folder is there.
+        let keyspaces = File::open(folder.join("keyspaces"));
+        keyspaces.and_then(|keyspaces| keyspaces.sync_all()).map_err(failed)?;
         disk.commit(|batch| batch.insert(&disk.meta, OWNER, owner))?;
         Ok(disk)
     }

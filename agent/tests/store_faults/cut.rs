@@ -1,6 +1,6 @@
 //! Files that end too early, and files that are gone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::history::{History, Seen, in_journal, in_tables_and_journal, is_thorough};
 use crate::image::Image;
@@ -52,6 +52,23 @@ fn a_journal_that_lost_what_was_marked_is_refused() {
         Seen::Refused(reason) => assert!(at < end && reason.contains("the disk lost"), "{reason}"),
         seen => assert!(at == end && *seen == Seen::Commits(50), "cut at {at}: {seen:?}"),
     });
+}
+
+#[test]
+fn any_file_cut_anywhere_is_told() {
+    let history = History::of(50);
+    let image = in_tables_and_journal(30, 50, true);
+    let (tail, step) = if is_thorough() { (1 << 10, 17) } else { (64, 499) };
+    // The lock says nothing that anybody needs, and of journals see above.
+    let is_other = |name: &&PathBuf| !name.ends_with("lock") && !image.journals().contains(name);
+    for name in image.0.keys().filter(is_other) {
+        let end = image.0[name].len();
+        let tail = end.saturating_sub(tail);
+        for at in (0..tail).step_by(step).chain(tail..end) {
+            let seen = history.look(&image.with(name, |bytes| bytes.truncate(at)));
+            assert!(seen.is_told(), "{} cut at {at} of {end}: {seen:?}", name.display());
+        }
+    }
 }
 
 #[test]

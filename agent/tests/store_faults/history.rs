@@ -69,10 +69,15 @@ pub(crate) fn commit(number: usize) -> Vec<Write> {
 impl History {
     /// A history of so many commits.
     pub(crate) fn of(commits: usize) -> Self {
+        Self::from((1..=commits).map(commit))
+    }
+
+    /// A history of these commits.
+    pub(crate) fn from(commits: impl Iterator<Item = Vec<Write>>) -> Self {
         let mut states = vec![State::default()];
-        for number in 1..=commits {
+        for commit in commits {
             let mut state = states.last().unwrap().clone();
-            for write in commit(number) {
+            for write in commit {
                 match write {
                     Write::Record(key, record) => drop(state.0.insert(key, record)),
                     Write::Forget(key) => drop(state.0.remove(&key)),
@@ -134,7 +139,7 @@ pub(crate) fn open(folder: &Path) -> Result<(Directory, Disk), DirectoryError> {
     Directory::open(folder, None, Id::small(7))
 }
 
-/// Whether to take all cases and not a sample (`SKY_FAULTS=all`): that takes half an hour.
+/// Whether to take all cases and not a sample (`SKY_FAULTS=all`): that takes an hour.
 pub(crate) fn is_thorough() -> bool {
     std::env::var("SKY_FAULTS").as_deref() == Ok("all")
 }

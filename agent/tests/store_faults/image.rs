@@ -28,12 +28,15 @@ impl Image {
             if path.is_dir() {
                 self.take(&path, &name);
             } else {
-                let mut bytes = std::fs::read(path).unwrap();
-                let content = bytes.len() - bytes.iter().rev().take_while(|b| **b == 0).count();
-                bytes.truncate(content + ZEROS_KEPT);
-                self.0.insert(name, bytes);
+                self.insert(name, std::fs::read(path).unwrap());
             }
         }
+    }
+
+    /// Adds a file.
+    pub(crate) fn insert(&mut self, name: PathBuf, mut bytes: Vec<u8>) {
+        bytes.truncate(content(&bytes) + ZEROS_KEPT);
+        self.0.insert(name, bytes);
     }
 
     /// Writes the directory down.
@@ -56,8 +59,7 @@ impl Image {
 
     /// The length of a file without the zeros at its end.
     pub(crate) fn content(&self, name: &Path) -> usize {
-        let bytes = &self.0[name];
-        bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count()
+        content(&self.0[name])
     }
 
     /// The names of all journals, oldest first.
@@ -69,6 +71,14 @@ impl Image {
         });
         names
     }
+}
+
+/// Where the zeros at the end begin: of a preallocated file, there are many.
+fn content(mut bytes: &[u8]) -> usize {
+    while let Some(rest) = bytes.strip_suffix(&[0; 4096]) {
+        bytes = rest;
+    }
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
 /// A folder in memory where there is such: thousands of stores are opened, each with many syncs.

@@ -8,3 +8,6 @@ mod cut;
 mod flip;
 mod history;
 mod image;
+#[path = "../support/need.rs"]
+mod need;
+mod power;
