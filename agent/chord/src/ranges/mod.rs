@@ -12,6 +12,7 @@
 //! - [`listing`]: pages of keys, agreed by a quorum
 //! - [`slots`]: deciding the next configuration, or that of two ranges that merge
 //! - [`adoption`]: taking up what was decided
+//! - [`leaving`]: when a node has no part in any range any more
 //! - [`plan`]: the configuration that a range should have
 //! - [`repair`]: what the leader of a range does: split, replace, sweep, compare, release
 //! - [`transfer`]: the sweep that brings a range to new members
@@ -25,6 +26,7 @@ mod adoption;
 mod change;
 mod compare;
 mod digest;
+mod leaving;
 mod listing;
 mod operate;
 mod plan;
@@ -133,6 +135,7 @@ pub(crate) struct Ranges {
     operations: operate::Operations,
     listings: listing::Listings,
     changes: slots::Changes,
+    invitations: leaving::Invitations,
     leading: BTreeMap<Id, repair::Leading>,
     passes: transfer::Passes,
     comparisons: compare::Comparisons,
@@ -164,6 +167,9 @@ impl Ranges {
             } else if name.starts_with("slot/") {
                 let (tag, slot) = postcard::from_bytes(bytes).map_err(|_| name.clone())?;
                 ranges.slots.insert(tag, slot);
+            } else if name.starts_with(leaving::INVITED_META) {
+                let at = postcard::from_bytes(bytes).map_err(|_| name.clone())?;
+                ranges.invitations.restore(at);
             }
         }
         Ok(ranges)
