@@ -99,6 +99,7 @@ impl Ranges {
             self.seal_rest(w, &old.config, config.lo);
         }
         self.forget_absorbed(w, config);
+        self.invitations.forget(w, config.hi);
         self.changes.abort(config.hi);
         self.abort_work(config.hi);
         if !keeps_members || old_lo != Some(config.lo) {
@@ -137,6 +138,7 @@ impl Ranges {
             self.known.remove(&hi);
             self.changes.abort(hi);
             self.stop_leading(hi);
+            self.invitations.forget(w, hi);
             w.ctx.forget_meta(format!("range/{hi}"));
         }
     }
@@ -154,10 +156,13 @@ impl Ranges {
         self.adopt_anyway(w, &config);
         self.on_swept(w, at);
         let is_outside = |known: &Known| known.config.tag() == at && known.released;
-        if !self.current(at.hi).is_some_and(is_outside) {
+        if Self::is_leaving(w) || !self.current(at.hi).is_some_and(is_outside) {
             return w.ctx.answer(from, call, Body::Refused(Refusal::NotMember));
         }
         let is_clear = self.forget_keys(w, &config).is_some_and(|forgotten| forgotten.held == 0);
+        if is_clear {
+            self.invitations.note(w, at);
+        }
         let answer = if is_clear { Body::Cleared } else { Body::Refused(Refusal::Behind) };
         w.ctx.answer_after(w.ctx.last_commit(), from, call, answer);
     }

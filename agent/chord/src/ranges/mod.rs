@@ -13,6 +13,7 @@
 //! - [`slots`]: deciding the next configuration, or that of two ranges that merge
 //! - [`force`]: survivors of a range whose majority is gone for good go on, by order of an operator
 //! - [`adoption`]: taking up what was decided
+//! - [`leaving`]: when a node has no part in any range any more
 //! - [`plan`]: the configuration that a range should have
 //! - [`repair`]: what the leader of a range does: split, replace, sweep, compare, release
 //! - [`transfer`]: the sweep that brings a range to new members
@@ -27,6 +28,7 @@ mod change;
 mod compare;
 mod digest;
 mod force;
+mod leaving;
 mod listing;
 mod operate;
 mod plan;
@@ -138,6 +140,7 @@ pub(crate) struct Ranges {
     changes: slots::Changes,
     /// What operators ordered and is not done yet.
     orders: BTreeMap<Ticket, force::Order>,
+    invitations: leaving::Invitations,
     leading: BTreeMap<Id, repair::Leading>,
     passes: transfer::Passes,
     comparisons: compare::Comparisons,
@@ -169,6 +172,9 @@ impl Ranges {
             } else if name.starts_with("slot/") {
                 let (tag, slot) = postcard::from_bytes(bytes).map_err(|_| name.clone())?;
                 ranges.slots.insert(tag, slot);
+            } else if name.starts_with(leaving::INVITED_META) {
+                let at = postcard::from_bytes(bytes).map_err(|_| name.clone())?;
+                ranges.invitations.restore(at);
             }
         }
         Ok(ranges)

@@ -238,7 +238,9 @@ impl Ranges {
         {
             candidates.swap(0, at);
         }
-        if candidates.iter().all(|peer| pending.asked.contains(&peer.node)) {
+        let is_vain =
+            |peer: &Peer| pending.asked.contains(&peer.node) || w.members.is_suspect(&peer.node);
+        if candidates.iter().all(is_vain) {
             // What is known of the range may be old: the nodes around the point know better.
             let live: Vec<_> = w.members.live().collect();
             let next = live.partition_point(|peer| peer.node.position < point);

@@ -274,7 +274,7 @@ impl Ranges {
         let Some(round) = self.registers.rounds.get_mut(&id) else { return };
         if matches!(stage, Stage::Accept | Stage::Done) {
             self.registers.sticky.remove(&round.key);
-            if stage == Stage::Done && !matches!(refusal, Refusal::Promised(_)) {
+            if stage == Stage::Done && is_missed(&refusal, &w.ctx.me.node) {
                 self.report_lagging(w, tag, from);
             }
         }
@@ -394,7 +394,7 @@ impl Ranges {
         let key = round.key.clone();
         let tag = round.config.tag();
         // Who refused, say for want of disk space, lacks this from now on.
-        let refused = round.refused.iter().filter(|(_, why)| !matches!(why, Refusal::Promised(_)));
+        let refused = round.refused.iter().filter(|(_, why)| is_missed(why, &w.ctx.me.node));
         let missed: Vec<_> = match round.stage {
             Stage::Accept => refused.map(|(node, _)| *node).collect(),
             _ => Vec::new(),
@@ -502,4 +502,11 @@ impl Ranges {
             }
         }
     }
+}
+
+/// Whether a member that refuses to accept lacks the state from now on. One that promised another node
+/// something is brought up to date by that node's round, or by the next comparison; but rounds of this node
+/// for the key, also of an earlier start, are over.
+fn is_missed(refusal: &Refusal, me: &NodeId) -> bool {
+    !matches!(refusal, Refusal::Promised(ballot) if ballot.node != *me)
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::plan::{can_go_on, is_kept_apart, merged, wanted};
 use super::{RangeCall, Ranges, World, owner_first};
 use crate::config::{Config, NodeId, Peer, Proposal, RangeTag};
-use crate::event::{Notice, Records};
-use crate::message::{Body, MemberStatus, Refusal};
+use crate::event::Records;
+use crate::message::{Body, Refusal};
 use crate::record::Record;
 use crate::request::segments;
 use crate::time::Time;
@@ -311,18 +311,5 @@ impl Ranges {
             }
         }
         Some(forgotten)
-    }
-
-    /// A leaving node has done its part when it has no duty in any range.
-    fn see_whether_drained<R: Records>(&mut self, w: &mut World<'_, R>) {
-        let is_leaving = matches!(
-            w.members.status_of(&w.ctx.me.node),
-            Some(MemberStatus::Leaving | MemberStatus::Left)
-        );
-        let has_duty = self.known.values().any(|known| !known.released && self.is_current(known));
-        if is_leaving && !has_duty && !self.drained {
-            w.ctx.notify(Notice::Drained);
-        }
-        self.drained = is_leaving && !has_duty;
     }
 }

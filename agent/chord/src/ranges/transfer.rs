@@ -1,7 +1,7 @@
 //! A sweep: everything that the former members of a range hold is accepted again as it is, so that the
 //! present members have it in this epoch. The code is that of a read with write-back, nothing else.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ struct Pass {
     /// Counts the pages: a late answer about an earlier one says nothing about this one.
     page: u32,
     pages: BTreeMap<NodeId, (Vec<ScanEntry>, bool)>,
+    /// Sources that did not want to answer, as while their store is broken.
+    refused: BTreeSet<NodeId>,
     waiting: VecDeque<Key>,
     in_flight: usize,
     handled: u64,
@@ -62,6 +64,7 @@ impl Ranges {
             stretches: segments(config.lo, config.hi).into(),
             page: 0,
             pages: BTreeMap::new(),
+            refused: BTreeSet::new(),
             waiting: VecDeque::new(),
             in_flight: 0,
             handled: 0,
@@ -75,6 +78,7 @@ impl Ranges {
         let Some(pass) = self.passes.under_way.get_mut(&hi) else { return };
         pass.page += 1;
         pass.pages.clear();
+        pass.refused.clear();
         for peer in pass.config.prev.clone() {
             self.ask_pass_page(w, hi, &peer);
         }
@@ -117,7 +121,9 @@ impl Ranges {
                 self.ask_again(w, hi, from);
             }
             None => self.ask_again(w, hi, from),
-            Some(_) => {}
+            Some(_) => {
+                pass.refused.insert(from);
+            }
         }
     }
 
@@ -177,8 +183,12 @@ impl Ranges {
         }
     }
 
-    /// Tries the keys again that failed.
+    /// Tries the keys again that failed, and asks the sources again that refused.
     fn go_on<R: Records>(&mut self, w: &mut World<'_, R>, hi: Id) {
+        let Some(pass) = self.passes.under_way.get_mut(&hi) else { return };
+        for node in std::mem::take(&mut pass.refused) {
+            self.ask_again(w, hi, node);
+        }
         let pass = self.passes.under_way.get(&hi);
         if pass.is_some_and(|pass| pass.in_flight == 0 && !pass.waiting.is_empty()) {
             self.feed(w, hi);

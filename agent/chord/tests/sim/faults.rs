@@ -325,7 +325,6 @@ impl Faults {
             && staying > 1
             && !cluster.machines[machine].leaving
             && cluster.configs().iter().all(has_disk)
-            && knows_its_ranges(cluster, machine)
         {
             cluster.leave(machine);
         }
@@ -365,13 +364,4 @@ impl Faults {
             }
         }
     }
-}
-
-/// Whether a node has taken up every configuration that names it. One that has not takes itself for
-/// drained as soon as it is told to leave, and of two members it would take the range with it.
-fn knows_its_ranges(cluster: &mut Cluster, machine: usize) -> bool {
-    let Some(view) = cluster.view(machine) else { return false };
-    let names_it = |range: &Range| range.members.iter().any(|peer| peer.node == view.me.node);
-    let mut named = cluster.configs().into_iter().filter(names_it);
-    named.all(|range| view.ranges.iter().any(|own| (own.hi, own.epoch) == (range.hi, range.epoch)))
 }

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use sky_chord::{
-    Answer, Condition, Failure, Key, Notice, Operation, Reply, Request, RequestId, Settings,
-    Ticket, Value,
+    Answer, Ballot, Condition, Failure, Key, Notice, Operation, Reply, Request, RequestId,
+    Settings, Ticket, Value,
 };
 
 use crate::sim::cluster::{Cluster, Step, even_position};
 use crate::sim::random::Random;
+use crate::sim::replicas::assert_alike;
 use crate::sim::watch::Range;
 use crate::sim::workload::{Workload, get, list};
 
@@ -256,6 +257,30 @@ fn a_request_that_comes_twice_is_applied_once() {
 }
 
 #[test]
+fn a_promise_that_a_crash_left_behind_keeps_no_copy_old() {
+    let mut cluster = Cluster::ring(14, settings(), 3);
+    write_keys(&mut cluster, 20);
+    for owner in 0..3 {
+        cluster.crash(owner);
+        let node = cluster.machines[owner].peer.node;
+        let configs = cluster.configs();
+        let owned = configs.iter().find(|range| range.hi == node.position).expect("its range");
+        for key in (0..20).map(key).filter(|key| owned.covers(key.hash())) {
+            cluster.machines[(owner + 1) % 3].disk.tamper(&key, |record| {
+                record.promised = Ballot { round: 1 << 20, node, ..record.promised };
+            });
+        }
+        cluster.start(owner);
+        cluster.settle();
+        for index in 0..20 {
+            cluster.operate(owner, put(&key(index), owner, Condition::Always)).expect("stored");
+        }
+        cluster.run_for(Duration::from_secs(5));
+        assert_alike(&cluster);
+    }
+}
+
+#[test]
 fn a_paused_member_delays_nobody_for_long() {
     let mut cluster = Cluster::ring(6, settings(), 5);
     write_keys(&mut cluster, 50);
@@ -370,6 +395,59 @@ fn a_sweep_is_done_when_its_end_is_on_disk() {
         cluster.settle();
         read_keys(&mut cluster, 20);
     }
+}
+
+/// A source of a sweep that refuses is asked again: it may come back with its disk.
+#[test]
+fn a_sweep_goes_on_when_its_source_has_been_repaired() {
+    for seed in 0..8 {
+        let single = Settings { replicas: 1, ..settings() };
+        let mut cluster = Cluster::ring(seed, single, 1);
+        write_keys(&mut cluster, 20);
+        let newcomer = cluster.add(even_position(1, 2));
+        let begins = |machine: usize, notice: &Notice| {
+            machine == newcomer && matches!(notice, Notice::SweepStarted { .. })
+        };
+        assert!(hears(&mut cluster, 20, begins), "there is no sweep");
+        cluster.crash(newcomer);
+        cluster.machines[0].disk.break_down();
+        for index in 20..40 {
+            operate(&mut cluster, 0, index as u128, put(&key(index), index, Condition::Always));
+        }
+        let is_broken = |machine: usize, notice: &Notice| {
+            machine == 0 && matches!(notice, Notice::StoreBroken { .. })
+        };
+        assert!(hears(&mut cluster, 5, is_broken), "its store does not fail");
+        cluster.start(newcomer);
+        cluster.run_for(Duration::from_secs(2));
+        cluster.crash(0);
+        cluster.start(0);
+        cluster.settle();
+        read_keys(&mut cluster, 20);
+    }
+}
+
+/// A node that leaves may have been made a member without having heard of it, and the other member would
+/// wait for it for ever.
+#[test]
+fn a_node_does_not_leave_a_range_that_it_has_not_heard_of() {
+    let mut cluster = Cluster::ring(13, settings(), 1);
+    write_keys(&mut cluster, 20);
+    let newcomer = cluster.add(even_position(1, 2));
+    let is_ready = |machine: usize, notice: &Notice| {
+        machine == newcomer && matches!(notice, Notice::Adopted { epoch: 1, .. })
+    };
+    assert!(hears(&mut cluster, 20, is_ready), "it is not asked whether it is ready");
+    cluster.network.partition(&[0], &[newcomer], false);
+    let names_it = |cluster: &mut Cluster| cluster.configs().iter().any(|c| c.members.len() == 2);
+    assert!(cluster.run_until(Duration::from_secs(5), names_it), "it is not made a member");
+    cluster.leave(newcomer);
+    cluster.run_for(Duration::from_secs(5));
+    cluster.network.heal();
+    let is_gone = |cluster: &mut Cluster| cluster.machines[newcomer].gone;
+    assert!(cluster.run_until(Duration::from_secs(30), is_gone), "it does not leave");
+    cluster.settle();
+    read_keys(&mut cluster, 20);
 }
 
 /// The clocks of agents differ, and a key remembers the last requests only: a request that its client

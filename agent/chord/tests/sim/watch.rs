@@ -185,8 +185,13 @@ impl Watch {
                 Some(Question::Slot { slots, ballot }),
                 Body::SlotPromised { .. } | Body::SlotAccepted,
             ) => {
+                // Of the two slots of a merge one may belong to an epoch that the node has left.
+                let shown = self.shown.entry(from.node).or_default();
+                let mut held = slots.clone();
+                held.retain(|slot| slots.len() == 1 || shown.epoch(slot.hi) <= slot.epoch);
+                assert!(!held.is_empty(), "{from:?} votes about {slots:?}, and has left both");
+                held.into_iter().for_each(|slot| self.assert_fence(from, slot, slot.hi));
                 for slot in slots {
-                    self.assert_fence(from, slot, slot.hi);
                     assert!(
                         self.ledger.has_voted(from.node, slot, ballot),
                         "{from:?} votes for {ballot:?} in {slot:?} before it was on disk"
