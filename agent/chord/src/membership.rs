@@ -478,6 +478,30 @@ impl Membership {
         for node in silent {
             self.suspect(ctx, node);
         }
+        self.say_goodbye(ctx);
+    }
+
+    /// Who wanted to leave and is silent has left, though its last word was lost. If it is still there after
+    /// all, it contradicts.
+    fn say_goodbye(&mut self, ctx: &Context) {
+        let is_over = |since| ctx.now.since(since) >= ctx.settings.repair_after;
+        let is_gone = |known: &&Known| {
+            known.word == MemberStatus::Leaving && known.suspected_since().is_some_and(is_over)
+        };
+        let gone = self.table.values().filter(is_gone).map(|known| known.entry.peer.node);
+        for node in gone.collect::<Vec<_>>() {
+            self.set_left(node);
+        }
+    }
+
+    fn set_left(&mut self, node: NodeId) {
+        self.edit(&node, |known| {
+            known.entry.status = MemberStatus::Left;
+            known.word = MemberStatus::Left;
+        });
+        self.tell_later(node);
+        self.changes.push(MemberChange::Status(node));
+        self.unsaved = true;
     }
 
     fn suspect(&mut self, ctx: &mut Context, node: NodeId) {
@@ -511,13 +535,7 @@ impl Membership {
             .map(|(node, _)| *node)
             .collect();
         for node in gone {
-            self.edit(&node, |known| {
-                known.entry.status = MemberStatus::Left;
-                known.word = MemberStatus::Left;
-            });
-            self.tell_later(node);
-            self.changes.push(MemberChange::Status(node));
-            self.unsaved = true;
+            self.set_left(node);
         }
     }
 

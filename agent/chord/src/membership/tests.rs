@@ -125,6 +125,27 @@ fn two_refused_connections_are_suspicion() {
 }
 
 #[test]
+fn who_wanted_to_leave_and_is_silent_has_left() {
+    for (status, leaves) in [(MemberStatus::Leaving, true), (MemberStatus::Up, false)] {
+        let (mut ctx, mut members) = lone();
+        let node = peer(20).node;
+        gossip(&mut ctx, &mut members, entry(20, (1 << 32) + 1, status));
+        for _ in 0..2 {
+            ctx.now = ctx.now + millis(400);
+            members.on_unreachable(&mut ctx, &node);
+        }
+        members.on_timer_ping(&mut ctx);
+        assert!(members.is_suspect(&node) && !members.has_left(&node), "it may come back");
+        ctx.now = ctx.now + ctx.settings.repair_after;
+        members.on_timer_ping(&mut ctx);
+        assert_eq!(members.has_left(&node), leaves);
+        members.heard(&mut ctx, &peer(20));
+        gossip(&mut ctx, &mut members, entry(20, (1 << 32) + 2, status));
+        assert!(!members.is_suspect(&node), "it is there after all");
+    }
+}
+
+#[test]
 fn a_node_that_was_stopped_itself_suspects_nobody() {
     let mut net = Net::ring(settings(), &FOUR);
     net.run(Duration::from_secs(2));

@@ -224,20 +224,18 @@ impl Ranges {
             return;
         }
         let me = w.ctx.me.node;
-        // Of a part whose members are not known, any node may know more; who was a member before may know
-        // that the sweep is done, and have released the range.
+        // Who was a member before may know that the sweep is done, and have released the range.
         let is_unswept = self.known.get(&config.hi).is_some_and(super::Known::must_ask_prev);
-        let asked: Vec<_> = if config.members.is_empty() {
-            w.members.live().cloned().collect()
-        } else if is_unswept {
-            config.everyone().cloned().collect()
-        } else {
-            config.members.clone()
+        let asked: Vec<&Peer> = match is_unswept {
+            true => config.everyone().collect(),
+            false => config.members.iter().collect(),
         };
-        let others: Vec<_> = asked
-            .iter()
-            .filter(|peer| peer.node != me && !w.members.is_suspect(&peer.node))
-            .collect();
+        let can_tell = |peer: &&Peer| peer.node != me && !w.members.is_suspect(&peer.node);
+        let mut others: Vec<_> = asked.into_iter().filter(can_tell).collect();
+        if others.is_empty() {
+            // The members are not known, or have left since: any node may know more.
+            others = w.members.live().filter(can_tell).collect();
+        }
         if let Some(peer) = others.get(w.ctx.rng.below(others.len())) {
             let peer = (*peer).clone();
             let question = Body::GetConfig { point: config.hi };
