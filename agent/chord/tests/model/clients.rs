@@ -27,16 +27,16 @@ fn two_clients_with_two_operations_each() {
         scenario([1, 2, 3, 4]).with_crash_of("abcd"),
     );
     if is_large() {
+        let with_slot = Scenario::replacement(&operations([1, 2, 3, 4])).interleaved();
+        searched_in_part(
+            "create and replace, delete and get, two proposers of the slot, crash of any",
+            10_000_000,
+            &with_slot.with_crash_of("abcd"),
+        );
         for rounds in [1, 2, 3, 4].map(orders_from).concat() {
             let what = format!("create and replace, delete and get in rounds {rounds:?}");
             checked(&what, scenario(rounds).with_crash_of("abcd"));
         }
-        let with_slot = Scenario::replacement(&operations([1, 2, 3, 4])).interleaved();
-        searched_in_part(
-            "create and replace, delete and get, two proposers of the slot, crash of any",
-            15_000_000,
-            &with_slot.with_crash_of("abcd"),
-        );
     }
 }
 
