@@ -1,7 +1,7 @@
 //! Model checking of the data protocol: the registers of a range and the slots that replace its
 //! members, in one model, with Stateright. `cargo test -p sky-chord --test model -- --nocapture` prints
 //! the state counts and the runs that the broken protocols allow. `SKY_MODEL=large` searches more, which
-//! takes an hour and up to 4 GB.
+//! takes hours and some gigabytes.
 //!
 //! # What is modelled
 //!
