@@ -208,7 +208,7 @@ impl Ranges {
                 }
                 w.ctx.timers.set_earlier(Timer::Reconcile, w.ctx.now + pause);
             }
-            Some(Body::Refused(Refusal::Behind)) => {
+            Some(Body::Refused(Refusal::Behind)) if change.deadline > w.ctx.now => {
                 let slots = change.slots.clone();
                 let configs: Vec<_> =
                     slots.iter().flat_map(|slot| self.configs_over(slot)).collect();
