@@ -76,6 +76,8 @@ impl Agent {
             max_value_bytes: 4096,
             disk_reserve: 0,
             repair_after: Duration::from_secs(10),
+            replicas: 3,
+            tie_breaker: None,
         };
         let (stop, stopping) = watch::channel(false);
         let (stop_driving, stopped) = watch::channel(false);
@@ -254,6 +256,11 @@ const REQUESTS: &[(&str, &str, &str)] = &[
     (
         "leave",
         "POST /admin/leave HTTP/1.1\r\nhost: localhost\r\norigin: http://localhost\r\n\r\n",
+        "HTTP/1.1 4",
+    ),
+    (
+        "force",
+        "POST /admin/force HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer x\r\ncontent-type: application/json\r\ncontent-length: 43\r\n\r\n{\"hi\":\"1\",\"epoch\":1,\"survivors\":[],\"by\":\"\"}",
         "HTTP/1.1 4",
     ),
     (

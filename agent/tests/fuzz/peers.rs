@@ -112,7 +112,8 @@ fn messages() -> Vec<Body> {
     let value = Value { content_type: "text/plain".into(), bytes: "value".into() };
     let register = Register { version: ballot, value: Some(value.clone()), ..Register::ABSENT };
     let (lo, hi, members, prev) = (Id::MIN, Id::MAX, vec![peer(1), peer(2)], vec![peer(3)]);
-    let config = Config { lo, hi, epoch: 3, members, prev, forced: true };
+    let config =
+        Config { lo, hi, epoch: 3, members, prev, forced: true, tie_breaker: Some(node(1)) };
     let key = Key::new("key");
     let condition = Condition::Version(vec![ballot]);
     let put = Operation::Put { key: key.clone(), value, condition };
