@@ -30,6 +30,7 @@
 pub(crate) mod aggregate;
 mod proxy;
 mod routes;
+mod server;
 #[cfg(test)]
 mod tests;
 
@@ -178,15 +179,7 @@ pub(crate) async fn serve(
     };
     let (stop, stopped) = watch::channel(false);
     let routes = routes::routes(routes::Shared::new(states, actions, token, stopped.clone()));
-    let mut stopping = stopped;
-    let server = warp::serve(routes)
-        .incoming(listener)
-        .graceful(async move {
-            // An error means that the sender is gone, which is a reason to stop as well.
-            let _ = stopping.wait_for(|stop| *stop).await;
-        })
-        .run();
-    let mut server = std::pin::pin!(server);
+    let mut server = std::pin::pin!(server::serve(listener, routes, stopped));
     tokio::select! {
         () = &mut server => {}
         () = rounds => {}

@@ -333,6 +333,13 @@ fn problem_response(problem: &Problem) -> Response {
     response
 }
 
+/// The answer to a request that names no path.
+pub(super) fn no_path() -> Response {
+    let detail = "Ask for a path, as `/`.".to_owned();
+    let problem = problem(Code::BadRequest, "The request names no path", detail, None);
+    with_safety(problem_response(&problem))
+}
+
 /// What every answer says to the browser.
 fn with_safety(mut response: Response) -> Response {
     let headers = response.headers_mut();

@@ -9,6 +9,8 @@ use serde_json::Value;
 use sky_chord::{
     Finger, Id, KeyCount, Load, MemberStatus, MemberView, NodeId, Peer, Phase, RangeView, View,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use warp::Filter;
 
@@ -209,6 +211,18 @@ async fn every_file_that_a_script_imports_is_served() {
 }
 
 #[tokio::test]
+async fn a_request_that_names_no_path_is_refused() {
+    let fixture = Fixture::new().await;
+    let mut client = TcpStream::connect(fixture.url.trim_start_matches("http://")).await.unwrap();
+    client.write_all(b"GET name HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut status = [0; 12];
+    client.read_exact(&mut status).await.unwrap();
+    assert_eq!(&status, b"HTTP/1.1 400");
+    let page = fixture.call(Method::GET, "/").send().await.unwrap();
+    assert_eq!(page.status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn states_come_as_json_and_as_events() {
     let fixture = Fixture::new().await;
     let response = fixture.call(Method::GET, "/api/ring").send().await.unwrap();
@@ -323,8 +337,7 @@ async fn a_node_that_ends_keeps_its_data_and_a_stranger_is_shown() {
 
     let Agent { expected, _end: end, .. } = gone;
     end.send(()).unwrap();
-    while tokio::net::TcpStream::connect(expected.url.trim_start_matches("http://")).await.is_ok() {
-    }
+    while TcpStream::connect(expected.url.trim_start_matches("http://")).await.is_ok() {}
     deployer.nodes.lock().unwrap()[1].state = NodeState::Down;
     let state = aggregator.round().await;
     let names: Vec<&str> = state.nodes.iter().map(|node| node.name.as_str()).collect();

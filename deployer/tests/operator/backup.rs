@@ -228,7 +228,7 @@ fn backups_go_through_pipes_and_to_urls() {
         .and(warp::query::raw())
         .and(warp::header::<usize>("content-length"))
         .and(warp::body::bytes())
-        .map(move |query: String, length: usize, body: warp::hyper::body::Bytes| {
+        .map(move |query: String, length: usize, body: bytes::Bytes| {
             assert_eq!((query.as_str(), length), ("signature=secret", body.len()));
             let mut stored = put.lock().unwrap();
             stored.push(body.to_vec());

@@ -125,7 +125,7 @@ impl Ranges {
                 self.on_newer(w, *config);
                 return self.fail_listing(w, id, Failure::NotMember(None));
             }
-            Some(Body::Refused(Refusal::Behind)) => {
+            Some(Body::Refused(Refusal::Behind)) if from != w.ctx.me.node => {
                 let at = listing.config.tag();
                 let configs = self.configs_over(&at);
                 self.tell_decided(w, from, configs);

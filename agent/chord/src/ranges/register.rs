@@ -258,7 +258,7 @@ impl Ranges {
                 let config = (**config).clone();
                 self.on_newer(w, config);
             }
-            Refusal::Behind => {
+            Refusal::Behind if from != w.ctx.me.node => {
                 let configs = self.configs_over(&tag);
                 self.tell_decided(w, from, configs);
                 let Some(round) = self.registers.rounds.get(&id) else { return };

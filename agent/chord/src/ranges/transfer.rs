@@ -114,6 +114,8 @@ impl Ranges {
                 self.passes.abort(hi);
                 self.on_newer(w, *config);
             }
+            // What a node has decided it need not tell itself: it would refuse itself for ever.
+            Some(Body::Refused(Refusal::Behind)) if from == w.ctx.me.node => self.passes.abort(hi),
             Some(Body::Refused(Refusal::Behind)) => {
                 let at = pass.config.tag();
                 let configs = self.configs_over(&at);
