@@ -48,7 +48,7 @@ impl Oracle {
         sure
     }
 
-    /// One copy was read: it may be old, but somebody wrote it.
+    /// One copy was read: it may be old or not yet acknowledged, but somebody wrote it.
     pub(crate) fn read_one_copy(&self, key: &Key, answer: &Answer) {
         let Answer::Found { value, .. } = answer else {
             assert_eq!(*answer, Answer::Absent, "a read of one copy of {key:?}");
