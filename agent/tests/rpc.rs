@@ -231,5 +231,5 @@ async fn an_older_agent_tells_a_newer_one_its_version() {
     stream.write_all(b"\0sky\0\x09whatever a newer version says").await.unwrap();
     let mut answer = [0; 6];
     timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("it answers").unwrap();
-    assert_eq!(&answer, b"\0sky\0\x02");
+    assert_eq!(&answer, b"\0sky\0\x03");
 }

@@ -168,9 +168,9 @@ fn what_another_version_or_chance_wrote_is_refused() {
     drop(open(folder.path()).unwrap());
     let file = folder.path().join("identity");
     let identity = std::fs::read_to_string(&file).unwrap();
-    for other in [1, 3] {
+    for other in [1, 2, 4] {
         let format = format!("\"format\":{other},\"new\":[]");
-        std::fs::write(&file, identity.replace("\"format\":2", &format)).unwrap();
+        std::fs::write(&file, identity.replace("\"format\":3", &format)).unwrap();
         let error = refused(folder.path(), None);
         assert!(
             matches!(error, DirectoryError::OtherFormat { found, .. } if found == other),

@@ -280,7 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_newer_agent_and_garbage_are_told_apart() {
-        let cases = [(&b"\0sky\x00\x03whatever"[..], "version 3"), (b"\0nonsense", "not a Sky")];
+        let cases = [(&b"\0sky\x00\x09whatever"[..], "version 9"), (b"\0nonsense", "not a Sky")];
         for (bytes, reason) in cases {
             let (a, mut b) = tokio::io::duplex(1024);
             b.write_all(bytes).await.unwrap();
