@@ -9,6 +9,7 @@
 //! verdict is gossiped as a rumour, which is believed by those without fresh news of their own, and
 //! which the suspected node refutes by a higher version.
 
+mod goodbye;
 mod known;
 mod rtt;
 #[cfg(test)]
@@ -69,6 +70,8 @@ pub(crate) struct Membership {
     exchanged: Option<Time>,
     /// When the ping timer fired last.
     ticked: Option<Time>,
+    /// Whether another node has heard that this one leaves.
+    is_leave_heard: bool,
 }
 
 impl Membership {
@@ -92,6 +95,7 @@ impl Membership {
             saved: None,
             exchanged: None,
             ticked: None,
+            is_leave_heard: false,
         };
         for entry in restored.into_iter().flatten().filter(|entry| entry.peer.node != me) {
             members.insert(entry);
@@ -201,7 +205,9 @@ impl Membership {
         }
         if reply {
             let better = |known: &&Known| {
-                theirs.get(&known.entry.peer.node).is_none_or(|rank| *rank < known.rank())
+                let node = &known.entry.peer.node;
+                let is_echo = *node == from.node && known.word == MemberStatus::Leaving;
+                is_echo || theirs.get(node).is_none_or(|rank| *rank < known.rank())
             };
             let entries: Vec<_> =
                 self.table.values().filter(better).map(|known| known.entry.clone()).collect();
@@ -414,6 +420,9 @@ impl Membership {
             return;
         };
         if rank <= known.rank() {
+            if rank == known.rank() && node == self.me {
+                self.on_echo(ctx);
+            }
             return;
         }
         if node == self.me {
@@ -479,29 +488,6 @@ impl Membership {
             self.suspect(ctx, node);
         }
         self.say_goodbye(ctx);
-    }
-
-    /// Who wanted to leave and is silent has left, though its last word was lost. If it is still there after
-    /// all, it contradicts.
-    fn say_goodbye(&mut self, ctx: &Context) {
-        let is_over = |since| ctx.now.since(since) >= ctx.settings.repair_after;
-        let is_gone = |known: &&Known| {
-            known.word == MemberStatus::Leaving && known.suspected_since().is_some_and(is_over)
-        };
-        let gone = self.table.values().filter(is_gone).map(|known| known.entry.peer.node);
-        for node in gone.collect::<Vec<_>>() {
-            self.set_left(node);
-        }
-    }
-
-    fn set_left(&mut self, node: NodeId) {
-        self.edit(&node, |known| {
-            known.entry.status = MemberStatus::Left;
-            known.word = MemberStatus::Left;
-        });
-        self.tell_later(node);
-        self.changes.push(MemberChange::Status(node));
-        self.unsaved = true;
     }
 
     fn suspect(&mut self, ctx: &mut Context, node: NodeId) {

@@ -121,10 +121,8 @@ impl<R: Records> Node<R> {
     pub fn phase(&self) -> Phase {
         match self.members.status_of(&self.ctx.me.node) {
             _ if self.ring_id.is_none() => Phase::Waiting,
-            Some(MemberStatus::Leaving | MemberStatus::Left) if self.ranges.is_drained() => {
-                Phase::Drained
-            }
-            Some(MemberStatus::Leaving | MemberStatus::Left) => Phase::Leaving,
+            Some(MemberStatus::Leaving) => Phase::Leaving,
+            Some(MemberStatus::Left) => Phase::Drained,
             _ if self.ring.is_joined() => Phase::Up,
             _ => Phase::Joining,
         }
@@ -238,10 +236,14 @@ impl<R: Records> Node<R> {
     /// A node that has handed everything over says so, and is not waited for any more.
     fn leave_when_drained(&mut self) {
         let status = self.members.status_of(&self.ctx.me.node);
-        if self.ranges.is_drained() && status == Some(MemberStatus::Leaving) {
+        if self.ranges.is_drained()
+            && status == Some(MemberStatus::Leaving)
+            && self.members.may_go(&mut self.ctx)
+        {
             self.members.set_status(MemberStatus::Left);
             self.members.declare(&mut self.ctx);
             self.ring.leave(&mut self.ctx);
+            self.ctx.notify(Notice::Drained);
         }
     }
 

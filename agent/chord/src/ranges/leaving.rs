@@ -12,7 +12,7 @@ use super::{Ranges, World};
 use crate::Id;
 use crate::call::RangeCall;
 use crate::config::{Config, Proposal, RangeTag};
-use crate::event::{Notice, Records};
+use crate::event::Records;
 use crate::message::{Body, MemberStatus};
 
 /// The ranges whose leaders were told that this node is ready to become a member, and in which epoch.
@@ -54,11 +54,7 @@ impl Ranges {
     pub(super) fn see_whether_drained<R: Records>(&mut self, w: &mut World<'_, R>) {
         let is_leaving = Self::is_leaving(w);
         let has_duty = self.known.values().any(|known| !known.released && self.is_current(known));
-        let is_done = is_leaving && !has_duty && self.turn_down(w);
-        if is_done && !self.drained {
-            w.ctx.notify(Notice::Drained);
-        }
-        self.drained = is_done;
+        self.drained = is_leaving && !has_duty && self.turn_down(w);
     }
 
     /// Sees to it that no configuration names this node unheard of. True if none can.
