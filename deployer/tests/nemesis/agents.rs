@@ -77,6 +77,14 @@ pub(crate) struct Agents {
     token: String,
 }
 
+/// An agent that is not as it was left.
+pub(crate) struct Astray {
+    pub(crate) slot: usize,
+    /// Whether it ended by itself.
+    pub(crate) ended: bool,
+    pub(crate) what: String,
+}
+
 impl Agents {
     /// Starts the first agents and founds their ring.
     pub(crate) fn start(kind: Kind, program: &Path) -> Result<Self, String> {
@@ -295,8 +303,8 @@ impl Agents {
     }
 
     /// The agents that are not as they were left: they ended by themselves, or grew and grew.
-    pub(crate) fn gone_astray(&mut self) -> Vec<String> {
-        let mut ended = Vec::new();
+    pub(crate) fn gone_astray(&mut self) -> Vec<Astray> {
+        let mut astray = Vec::new();
         for slot in 0..SLOTS {
             if !matches!(self.board.get(slot), State::Running | State::Frozen) {
                 continue;
@@ -316,15 +324,17 @@ impl Agents {
             if let Some(how) = how {
                 self.board.set(slot, State::Dead);
                 self.children[slot] = None;
-                ended.push(format!("n{slot} ended by itself: {}", how.trim()));
+                let what = format!("n{slot} ended by itself: {}", how.trim());
+                astray.push(Astray { slot, ended: true, what });
             } else if let Some(bytes) = self.memory(slot).filter(|bytes| *bytes > MEMORY_MAX) {
-                ended.push(format!("n{slot} uses {} MB of memory, and is killed", bytes >> 20));
+                let mut what = format!("n{slot} uses {} MB of memory, and is killed", bytes >> 20);
                 if let Err(error) = self.kill(slot) {
-                    ended.push(error);
+                    what = format!("{what}; {error}");
                 }
+                astray.push(Astray { slot, ended: false, what });
             }
         }
-        ended
+        astray
     }
 
     /// How much memory an agent uses, in bytes.

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::agents::{Agents, State};
+use crate::agents::{Agents, Astray, State};
 use crate::history::History;
 use crate::rig::SLOTS;
 use crate::schedule::{Fault, Step};
@@ -72,6 +72,8 @@ pub(crate) struct Nemesis<'a> {
     /// What agents did that no fault explains.
     pub(crate) anomalies: Vec<String>,
     network: Network,
+    /// Nodes whose disks have no room at all: their agents may end, since their stores fail.
+    full: BTreeSet<usize>,
     /// What the firewall and the queue of each node were set to last.
     applied: BTreeMap<usize, (String, bool)>,
     history: &'a History,
@@ -96,6 +98,7 @@ impl<'a> Nemesis<'a> {
             measured: Vec::new(),
             anomalies: Vec::new(),
             network: Network::default(),
+            full: BTreeSet::new(),
             applied: BTreeMap::new(),
             history,
             looked: Instant::now(),
@@ -184,7 +187,10 @@ impl<'a> Nemesis<'a> {
                     self.fill(*slot, ROOM_LEFT)?;
                 }
             }
-            Fault::DiskFull(slot) => self.fill(*slot, 0)?,
+            Fault::DiskFull(slot) => {
+                self.full.insert(*slot);
+                self.fill(*slot, 0)?;
+            }
             Fault::Join(slot) => self.join(*slot)?,
             Fault::Leave(slot) => {
                 // It may be down, or not yet a member. The schedule has taken it off its list: it goes
@@ -220,9 +226,13 @@ impl<'a> Nemesis<'a> {
             }
             Fault::DiskFull(slot) => {
                 self.free(*slot)?;
-                // A write that failed is never tried again: the agent says so, and waits for this.
+                // An agent ends when its store fails, and is started again by whoever runs it.
+                self.look_at_all()?;
+                self.full.remove(slot);
                 if self.agents.board.get(*slot) == State::Running {
                     self.agents.kill(*slot)?;
+                }
+                if self.agents.board.get(*slot) == State::Dead {
                     self.start(*slot)?;
                 }
             }
@@ -334,13 +344,18 @@ impl<'a> Nemesis<'a> {
 
     /// What has happened by itself: nodes that have left, and agents that ended.
     fn look(&mut self) -> Result<(), Halt> {
-        if self.looked.elapsed() < LOOK_EVERY {
-            return Ok(());
-        }
+        if self.looked.elapsed() < LOOK_EVERY { Ok(()) } else { self.look_at_all() }
+    }
+
+    fn look_at_all(&mut self) -> Result<(), Halt> {
         self.looked = Instant::now();
-        for problem in self.agents.gone_astray() {
-            say(&problem);
-            self.anomalies.push(problem);
+        for Astray { slot, ended, what } in self.agents.gone_astray() {
+            if ended && self.full.contains(&slot) {
+                say(&format!("{what}; its disk is full"));
+                continue;
+            }
+            say(&what);
+            self.anomalies.push(what);
         }
         Ok(self.agents.take_away_drained()?)
     }
