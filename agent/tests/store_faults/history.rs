@@ -139,9 +139,9 @@ pub(crate) fn open(folder: &Path) -> Result<(Directory, Disk), DirectoryError> {
     Directory::open(folder, None, Id::small(7))
 }
 
-/// Whether to take all cases and not a sample (`SKY_FAULTS=all`): that takes an hour.
+/// Whether to take all cases and not a sample (`SKY_STORE_FAULTS=all`): that takes hours.
 pub(crate) fn is_thorough() -> bool {
-    std::env::var("SKY_FAULTS").as_deref() == Ok("all")
+    std::env::var("SKY_STORE_FAULTS").as_deref() == Ok("all")
 }
 
 /// Numbers that are the same each time (splitmix64).
