@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::dashboard::DEFAULT_ADDRESS;
+use crate::inventory::Wishes;
 
 /// Puts a ring on machines, containers or processes, and shows it live.
 #[derive(Debug, Parser)]
@@ -104,9 +105,25 @@ pub struct CheckArgs {
     pub patience: u64,
 }
 
+/// An inventory to be written.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The file to write
+    #[arg(default_value = "inventory.yaml")]
+    pub file: PathBuf,
+    /// What stands in it.
+    #[command(flatten)]
+    pub wishes: Wishes,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// What can be done.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write an inventory with every key, its default and an explanation
+    Init(InitArgs),
     /// Check an inventory, all mistakes at once
     Validate(Target),
     /// Show what apply would do

@@ -123,9 +123,52 @@ fn no_inventory() {
 --- stderr
 error: cannot read the inventory inventory.yaml
   caused by: No such file or directory (os error 2)
-  hint: name the file as the last argument, or write one; `nodes: 3` is enough
+  hint: name the file as the last argument, or let `sky-deploy init` write one
 ",
     );
+}
+
+#[test]
+fn a_new_inventory() {
+    let folder = Folder::new();
+    expect(
+        &folder.run(&["init", "--nodes", "4", "--name", "blue", "--provider", "process"]),
+        "exit code: 0
+--- stdout
+--- stderr
+✓ inventory.yaml is written
+next: `sky-deploy plan` shows what would be made, `sky-deploy apply` makes it
+",
+    );
+    let plan = folder.run(&["plan"]);
+    assert!(plan.contains("ring blue, provider process"), "{plan}");
+    assert!(plan.contains("blue-4") && !plan.contains("blue-5"), "{plan}");
+    let written = std::fs::read_to_string(folder.path().join("inventory.yaml")).unwrap();
+    expect(
+        &folder.run(&["init"]),
+        "exit code: 1
+--- stdout
+--- stderr
+error: inventory.yaml exists already
+  hint: `--force` replaces it, another name as the last argument keeps it
+",
+    );
+    let kept = std::fs::read_to_string(folder.path().join("inventory.yaml")).unwrap();
+    assert_eq!(kept, written);
+    assert!(folder.run(&["init", "--force"]).starts_with("exit code: 0\n"));
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../inventory.yaml");
+    let replaced = std::fs::read(folder.path().join("inventory.yaml")).unwrap();
+    assert_eq!(replaced, std::fs::read(shipped).unwrap());
+
+    let text = folder.run(&["init", "--provider", "openstack", "cloud.yaml"]);
+    assert!(text.contains("next: correct `openstack` in it"), "{text}");
+    assert!(text.contains("`sky-deploy apply cloud.yaml`"), "{text}");
+    assert!(folder.run(&["validate", "cloud.yaml"]).starts_with("exit code: 0\n"));
+    for wrong in [["--nodes", "0"], ["--nodes", "1001"], ["--name", "Blue"], ["--provider", "x"]] {
+        let text = folder.run(&["init", wrong[0], wrong[1], "never.yaml"]);
+        assert!(text.starts_with("exit code: 64\n"), "{text}");
+    }
+    assert!(!folder.path().join("never.yaml").exists());
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod audit;
 mod backup;
 mod check;
 mod destroy;
+mod init;
 mod kv;
 mod list;
 mod logs;
@@ -91,6 +92,7 @@ async fn interruptible_with<T>(hint: String, work: impl Future<Output = Result<T
 
 async fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode> {
     match command {
+        Command::Init(args) => init::run(context, &args),
         Command::Validate(target) => validate::run(context, &target.inventory),
         Command::Plan { target, preflight } => {
             plan::run(context, &target.inventory, preflight).await

@@ -94,8 +94,11 @@ const OPENSTACK: &[Key] = &[
     key("agent_image", Kind::Text(image_reference)),
 ];
 
+/// What a ring of servers cannot do without, in the section `openstack`, and examples.
+pub(super) const SERVERS_NEED: [(&str, &str); 2] = [("image", "debian-12"), ("flavor", "m1.small")];
+
 /// The most nodes of a ring.
-const MOST_NODES: u64 = 1000;
+pub(super) const MOST_NODES: u64 = 1000;
 
 fn one_of(text: &str, choices: &[&str]) -> Option<String> {
     (!choices.contains(&text)).then(|| format!("must be one of {}", choices.join(", ")))
@@ -105,7 +108,7 @@ fn provider(text: &str) -> Option<String> {
     one_of(text, &["auto", "process", "docker", "openstack"])
 }
 
-fn name(text: &str) -> Option<String> {
+pub(super) fn name(text: &str) -> Option<String> {
     let good = (1..=40).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && text.starts_with(|c: char| c.is_ascii_lowercase())
@@ -197,16 +200,6 @@ pub(super) fn check(text: &str, file: &str) -> Result<()> {
     checker.problems.sort_by_key(|(place, _)| *place);
     let problems = checker.problems.into_iter().map(|(_, problem)| problem).collect();
     Error::of(problems).map_or(Ok(()), Err)
-}
-
-/// The text with another number at `nodes`; none if there is no number.
-pub(super) fn with_count(text: &str, count: usize) -> Option<String> {
-    let root = marked_yaml::parse_yaml(0, text).ok()?;
-    let scalar = root.as_mapping()?.get_scalar("nodes")?;
-    let start = scalar.span().start()?.character();
-    let start = text.char_indices().nth(start)?.0;
-    let rest = text[start..].strip_prefix(scalar.as_str())?;
-    Some(format!("{}{count}{rest}", &text[..start]))
 }
 
 /// Every key there is, for the test that holds types and checker together.
@@ -356,7 +349,7 @@ impl Checker<'_> {
         let provider = top.get_scalar("provider");
         let Some(provider) = provider.filter(|kind| kind.as_str() == "openstack") else { return };
         let section = top.get_mapping("openstack");
-        for (key, example) in [("image", "debian-12"), ("flavor", "m1.small")] {
+        for (key, example) in SERVERS_NEED {
             if section.is_none_or(|section| section.get_node(key).is_none()) {
                 let what = format!("`openstack.{key}` is missing");
                 let hint = format!("which one? `openstack: {{{key}: {example}}}`");
