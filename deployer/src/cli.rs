@@ -124,6 +124,16 @@ pub struct InitArgs {
 pub enum Command {
     /// Write an inventory with every key, its default and an explanation
     Init(InitArgs),
+    /// Print the JSON Schema of inventories, for editors
+    ///
+    /// An editor with a YAML language server completes and checks an inventory that begins with the line
+    ///
+    ///   # yaml-language-server: $schema=inventory.schema.json
+    ///
+    /// after `sky-deploy schema > inventory.schema.json`. `sky-deploy validate` checks more, such as names
+    /// given twice.
+    #[command(verbatim_doc_comment)]
+    Schema,
     /// Check an inventory, all mistakes at once
     Validate(Target),
     /// Show what apply would do
@@ -254,6 +264,21 @@ pub enum Command {
     /// not in the backup stay.
     #[command(verbatim_doc_comment)]
     Restore(RestoreArgs),
+    /// Print what a shell needs to complete this program's commands
+    ///
+    /// bash: sky-deploy completions bash > ~/.local/share/bash-completion/completions/sky-deploy
+    /// zsh:  sky-deploy completions zsh > DIR/_sky-deploy, with DIR in $fpath
+    /// fish: sky-deploy completions fish > ~/.config/fish/completions/sky-deploy.fish
+    #[command(verbatim_doc_comment)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write it and one for each command into a folder
+    Man {
+        /// The folder, such as ~/.local/share/man/man1; made if it is not there
+        dir: Option<PathBuf>,
+    },
     /// Read and write keys
     Kv {
         /// What to do with them.

@@ -172,6 +172,54 @@ error: inventory.yaml exists already
 }
 
 #[test]
+fn the_schema_is_data_on_stdout() {
+    let text = Folder::new().run(&["schema"]);
+    assert!(text.starts_with("exit code: 0\n--- stdout\n{"), "{text}");
+    assert!(text.ends_with("}\n--- stderr\n"), "{text}");
+    assert!(text.contains("https://json-schema.org/draft/2020-12/schema"), "{text}");
+}
+
+#[test]
+fn bash_completes_commands_and_values() {
+    let folder = Folder::new();
+    let script = folder.run(&["completions", "bash"]);
+    let script = script.split_once("--- stdout\n").unwrap().1.split_once("--- stderr").unwrap().0;
+    folder.write("completions", script);
+    for (line, wanted) in [
+        ("sky-deploy vali", "validate"),
+        ("sky-deploy init --provider dock", "docker"),
+        ("sky-deploy kv cre", "create"),
+    ] {
+        let complete = "source ./completions; COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); \
+                        [[ $(complete -p sky-deploy) =~ -F\\ ([^\\ ]+) ]]; \
+                        ${BASH_REMATCH[1]} sky-deploy \"${COMP_WORDS[-1]}\" \"${COMP_WORDS[-2]}\"; \
+                        echo \"${COMPREPLY[@]}\"";
+        let mut bash = Command::new("bash");
+        bash.args(["-c", complete, "bash", line]).current_dir(folder.path());
+        let output = bash.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), wanted, "{output:?}");
+    }
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        let text = folder.run(&["completions", shell]);
+        assert!(text.starts_with("exit code: 0\n") && text.contains("validate"), "{text}");
+    }
+    assert!(folder.run(&["completions", "csh"]).starts_with("exit code: 64\n"));
+}
+
+#[test]
+fn manual_pages() {
+    let folder = Folder::new();
+    let page = folder.run(&["man"]);
+    assert!(page.starts_with("exit code: 0\n") && page.contains(".TH sky-deploy 1"), "{page}");
+    let text = folder.run(&["man", "pages/man1"]);
+    assert!(text.ends_with("the manual pages are in pages/man1\n"), "{text}");
+    for name in ["sky-deploy.1", "sky-deploy-apply.1", "sky-deploy-kv-get.1"] {
+        let page = std::fs::read_to_string(folder.path().join("pages/man1").join(name)).unwrap();
+        assert!(page.contains(".SH NAME"), "{name}: {page}");
+    }
+}
+
+#[test]
 fn a_plan_says_why_processes() {
     let folder = Folder::new();
     folder.write("inventory.yaml", "nodes: 3\n");

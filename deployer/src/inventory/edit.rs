@@ -9,7 +9,7 @@ pub(super) const SHIPPED: &str = include_str!("../../../inventory.yaml");
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Wishes {
     /// How many nodes
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=super::check::MOST_NODES))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=super::keys::MOST_NODES))]
     pub nodes: Option<u64>,
     /// Where the nodes live
     #[arg(long)]
@@ -20,7 +20,7 @@ pub struct Wishes {
 }
 
 fn ring_name(text: &str) -> Result<String, String> {
-    super::check::name(text).map_or_else(|| Ok(text.to_owned()), Err)
+    super::keys::name(text).map_or_else(|| Ok(text.to_owned()), Err)
 }
 
 impl Wishes {
@@ -38,7 +38,7 @@ impl Wishes {
                 with_value(&text, &["provider"], word.trim_end())?
             };
             if provider == ProviderChoice::Openstack {
-                for (key, _) in super::check::SERVERS_NEED {
+                for (key, _) in super::keys::SERVERS_NEED {
                     text = text.replacen(&format!("# {key}: "), &format!("{key}: "), 1);
                 }
             }

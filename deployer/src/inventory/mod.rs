@@ -2,7 +2,9 @@
 
 mod check;
 mod edit;
+mod keys;
 mod openstack;
+mod schema;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +15,7 @@ use sky_chord::Id;
 use crate::error::{During, Error, Problem, Result};
 pub use edit::Wishes;
 pub use openstack::{AntiAffinity, FloatingIps, Openstack};
+pub use schema::schema;
 
 /// A whole inventory. The shipped `inventory.yaml` describes every key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,7 +275,7 @@ mod tests {
             });
             assert!(described, "inventory.yaml does not describe `{key}`");
         }
-        let mut checked = check::known_keys();
+        let mut checked = keys::known_keys();
         checked.sort_unstable();
         known.sort_unstable();
         assert_eq!(checked, known, "the checker and the types know different keys");
