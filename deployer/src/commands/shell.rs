@@ -14,6 +14,12 @@ use crate::printer::Mark;
 pub(super) fn completions(context: &Context<'_>, shell: Shell) -> ExitCode {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "sky-deploy", &mut text);
+    if shell == Shell::Bash {
+        // clap_complete 4.6.11 writes a hyphen of the program's name in two ways, and then bash completes
+        // nothing after the first word.
+        let script = String::from_utf8_lossy(&text).replace("sky__subcmd__deploy", "sky__deploy");
+        text = script.into_bytes();
+    }
     context.printer.bytes(&text);
     ExitCode::SUCCESS
 }
