@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::dashboard::DEFAULT_ADDRESS;
+use crate::inventory::Wishes;
 
 /// Puts a ring on machines, containers or processes, and shows it live.
 #[derive(Debug, Parser)]
@@ -104,9 +105,35 @@ pub struct CheckArgs {
     pub patience: u64,
 }
 
+/// An inventory to be written.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The file to write
+    #[arg(default_value = "inventory.yaml")]
+    pub file: PathBuf,
+    /// What stands in it.
+    #[command(flatten)]
+    pub wishes: Wishes,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// What can be done.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write an inventory with every key, its default and an explanation
+    Init(InitArgs),
+    /// Print the JSON Schema of inventories, for editors
+    ///
+    /// An editor with a YAML language server completes and checks an inventory that begins with the line
+    ///
+    ///   # yaml-language-server: $schema=inventory.schema.json
+    ///
+    /// after `sky-deploy schema > inventory.schema.json`. `sky-deploy validate` checks more, such as names
+    /// given twice.
+    #[command(verbatim_doc_comment)]
+    Schema,
     /// Check an inventory, all mistakes at once
     Validate(Target),
     /// Show what apply would do
@@ -237,6 +264,21 @@ pub enum Command {
     /// not in the backup stay.
     #[command(verbatim_doc_comment)]
     Restore(RestoreArgs),
+    /// Print what a shell needs to complete this program's commands
+    ///
+    /// bash: sky-deploy completions bash > ~/.local/share/bash-completion/completions/sky-deploy
+    /// zsh:  sky-deploy completions zsh > DIR/_sky-deploy, with DIR in $fpath
+    /// fish: sky-deploy completions fish > ~/.config/fish/completions/sky-deploy.fish
+    #[command(verbatim_doc_comment)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write it and one for each command into a folder
+    Man {
+        /// The folder, such as ~/.local/share/man/man1; made if it is not there
+        dir: Option<PathBuf>,
+    },
     /// Read and write keys
     Kv {
         /// What to do with them.

@@ -123,9 +123,100 @@ fn no_inventory() {
 --- stderr
 error: cannot read the inventory inventory.yaml
   caused by: No such file or directory (os error 2)
-  hint: name the file as the last argument, or write one; `nodes: 3` is enough
+  hint: name the file as the last argument, or let `sky-deploy init` write one
 ",
     );
+}
+
+#[test]
+fn a_new_inventory() {
+    let folder = Folder::new();
+    expect(
+        &folder.run(&["init", "--nodes", "4", "--name", "blue", "--provider", "process"]),
+        "exit code: 0
+--- stdout
+--- stderr
+✓ inventory.yaml is written
+next: `sky-deploy plan` shows what would be made, `sky-deploy apply` makes it
+",
+    );
+    let plan = folder.run(&["plan"]);
+    assert!(plan.contains("ring blue, provider process"), "{plan}");
+    assert!(plan.contains("blue-4") && !plan.contains("blue-5"), "{plan}");
+    let written = std::fs::read_to_string(folder.path().join("inventory.yaml")).unwrap();
+    expect(
+        &folder.run(&["init"]),
+        "exit code: 1
+--- stdout
+--- stderr
+error: inventory.yaml exists already
+  hint: `--force` replaces it, another name as the last argument keeps it
+",
+    );
+    let kept = std::fs::read_to_string(folder.path().join("inventory.yaml")).unwrap();
+    assert_eq!(kept, written);
+    assert!(folder.run(&["init", "--force"]).starts_with("exit code: 0\n"));
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../inventory.yaml");
+    let replaced = std::fs::read(folder.path().join("inventory.yaml")).unwrap();
+    assert_eq!(replaced, std::fs::read(shipped).unwrap());
+
+    let text = folder.run(&["init", "--provider", "openstack", "cloud.yaml"]);
+    assert!(text.contains("next: correct `openstack` in it"), "{text}");
+    assert!(text.contains("`sky-deploy apply cloud.yaml`"), "{text}");
+    assert!(folder.run(&["validate", "cloud.yaml"]).starts_with("exit code: 0\n"));
+    for wrong in [["--nodes", "0"], ["--nodes", "1001"], ["--name", "Blue"], ["--provider", "x"]] {
+        let text = folder.run(&["init", wrong[0], wrong[1], "never.yaml"]);
+        assert!(text.starts_with("exit code: 64\n"), "{text}");
+    }
+    assert!(!folder.path().join("never.yaml").exists());
+}
+
+#[test]
+fn the_schema_is_data_on_stdout() {
+    let text = Folder::new().run(&["schema"]);
+    assert!(text.starts_with("exit code: 0\n--- stdout\n{"), "{text}");
+    assert!(text.ends_with("}\n--- stderr\n"), "{text}");
+    assert!(text.contains("https://json-schema.org/draft/2020-12/schema"), "{text}");
+}
+
+#[test]
+fn bash_completes_commands_and_values() {
+    let folder = Folder::new();
+    let script = folder.run(&["completions", "bash"]);
+    let script = script.split_once("--- stdout\n").unwrap().1.split_once("--- stderr").unwrap().0;
+    folder.write("completions", script);
+    for (line, wanted) in [
+        ("sky-deploy vali", "validate"),
+        ("sky-deploy init --provider dock", "docker"),
+        ("sky-deploy kv cre", "create"),
+    ] {
+        let complete = "source ./completions; COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); \
+                        [[ $(complete -p sky-deploy) =~ -F\\ ([^\\ ]+) ]]; \
+                        ${BASH_REMATCH[1]} sky-deploy \"${COMP_WORDS[-1]}\" \"${COMP_WORDS[-2]}\"; \
+                        echo \"${COMPREPLY[@]}\"";
+        let mut bash = Command::new("bash");
+        bash.args(["-c", complete, "bash", line]).current_dir(folder.path());
+        let output = bash.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), wanted, "{output:?}");
+    }
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        let text = folder.run(&["completions", shell]);
+        assert!(text.starts_with("exit code: 0\n") && text.contains("validate"), "{text}");
+    }
+    assert!(folder.run(&["completions", "csh"]).starts_with("exit code: 64\n"));
+}
+
+#[test]
+fn manual_pages() {
+    let folder = Folder::new();
+    let page = folder.run(&["man"]);
+    assert!(page.starts_with("exit code: 0\n") && page.contains(".TH sky-deploy 1"), "{page}");
+    let text = folder.run(&["man", "pages/man1"]);
+    assert!(text.ends_with("the manual pages are in pages/man1\n"), "{text}");
+    for name in ["sky-deploy.1", "sky-deploy-apply.1", "sky-deploy-kv-get.1"] {
+        let page = std::fs::read_to_string(folder.path().join("pages/man1").join(name)).unwrap();
+        assert!(page.contains(".SH NAME"), "{name}: {page}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod audit;
 mod backup;
 mod check;
 mod destroy;
+mod init;
 mod kv;
 mod list;
 mod logs;
@@ -14,6 +15,8 @@ mod plan;
 mod repair;
 mod restore;
 mod scale;
+mod schema;
+mod shell;
 mod status;
 mod upgrade;
 mod validate;
@@ -91,6 +94,10 @@ async fn interruptible_with<T>(hint: String, work: impl Future<Output = Result<T
 
 async fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode> {
     match command {
+        Command::Init(args) => init::run(context, &args),
+        Command::Completions { shell } => Ok(shell::completions(context, shell)),
+        Command::Man { dir } => shell::man(context, dir.as_deref()),
+        Command::Schema => schema::run(context),
         Command::Validate(target) => validate::run(context, &target.inventory),
         Command::Plan { target, preflight } => {
             plan::run(context, &target.inventory, preflight).await

@@ -2,180 +2,14 @@
 //! (serde_yaml stops at its first error, takes duplicate keys silently, and forgets positions.)
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use marked_yaml::types::{MarkedMappingNode, MarkedScalarNode};
 use marked_yaml::{LoadError, LoaderOptions, Marker, Node, Span};
 use sky_chord::Id;
 
-use super::{node_name, parse_duration};
+use super::keys::{Key, Kind, MOST_NODES, SERVERS_NEED, TOP, one_of};
+use super::node_name;
 use crate::error::{Error, Problem, Result};
-
-/// What may stand at a key.
-enum Kind {
-    /// A map with these keys.
-    Map(&'static [Key]),
-    /// Text for which the function finds no fault.
-    Text(fn(&str) -> Option<String>),
-    /// A list of texts for which the function finds no fault.
-    Texts(fn(&str) -> Option<String>),
-    /// Yes or no.
-    Flag,
-    /// A whole number from the first to the second.
-    Number(u64, u64),
-    /// One of these words or numbers, written without quotes.
-    Word(&'static [&'static str]),
-    /// A number of nodes, or a list of maps with these keys.
-    Nodes(&'static [Key]),
-}
-
-struct Key {
-    name: &'static str,
-    kind: Kind,
-}
-
-const fn key(name: &'static str, kind: Kind) -> Key {
-    Key { name, kind }
-}
-
-const TOP: &[Key] = &[
-    key("ring", Kind::Map(RING)),
-    key("provider", Kind::Text(provider)),
-    key("nodes", Kind::Nodes(NODE)),
-    key("agent", Kind::Map(AGENT)),
-    key("docker", Kind::Map(&[])),
-    key("openstack", Kind::Map(OPENSTACK)),
-];
-
-const RING: &[Key] = &[
-    key("name", Kind::Text(name)),
-    key("replicas", Kind::Word(&["1", "3", "5", "7"])),
-    key("tie_breaker", Kind::Text(name)),
-    key("secret", Kind::Text(secret)),
-];
-
-const NODE: &[Key] = &[
-    key("name", Kind::Text(name)),
-    key("id", Kind::Text(id)),
-    key("port", Kind::Number(1, 65_535)),
-    key("zone", Kind::Text(given)),
-];
-
-const AGENT: &[Key] = &[
-    key("port", Kind::Number(1, 65_535)),
-    key("max_value_bytes", Kind::Number(1, 8 << 20)),
-    key("repair_after", Kind::Text(repair_after)),
-    key("log", Kind::Text(|text| one_of(text, &["text", "json"]))),
-];
-
-const OPENSTACK: &[Key] = &[
-    key("cloud", Kind::Text(given)),
-    key("image", Kind::Text(given)),
-    key("flavor", Kind::Text(given)),
-    key("network", Kind::Text(given)),
-    key("subnet", Kind::Text(given)),
-    key("cidr", Kind::Text(roomy_network)),
-    key("dns", Kind::Texts(address)),
-    key("router", Kind::Text(given)),
-    key("external_network", Kind::Text(given)),
-    key("floating_ips", Kind::Text(|text| one_of(text, &["none", "one", "all"]))),
-    key("security_group", Kind::Text(given)),
-    key("allow_from", Kind::Texts(network)),
-    key("ssh_from", Kind::Texts(network)),
-    key("keypair", Kind::Text(given)),
-    key("ssh_key", Kind::Text(given)),
-    key("ssh_user", Kind::Text(user)),
-    key("anti_affinity", Kind::Text(|text| one_of(text, &["soft", "hard", "none"]))),
-    key("availability_zones", Kind::Texts(given)),
-    key("root_volume_gb", Kind::Number(1, 16_384)),
-    key("data_volume_gb", Kind::Number(1, 16_384)),
-    key("volume_type", Kind::Text(given)),
-    key("config_drive", Kind::Flag),
-    key("agent_image", Kind::Text(image_reference)),
-];
-
-/// The most nodes of a ring.
-const MOST_NODES: u64 = 1000;
-
-fn one_of(text: &str, choices: &[&str]) -> Option<String> {
-    (!choices.contains(&text)).then(|| format!("must be one of {}", choices.join(", ")))
-}
-
-fn provider(text: &str) -> Option<String> {
-    one_of(text, &["auto", "process", "docker", "openstack"])
-}
-
-fn name(text: &str) -> Option<String> {
-    let good = (1..=40).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && text.starts_with(|c: char| c.is_ascii_lowercase())
-        && !text.ends_with('-');
-    (!good).then(|| {
-        "must be at most 40 lower-case letters, digits and hyphens, beginning with a letter"
-            .to_owned()
-    })
-}
-
-fn secret(text: &str) -> Option<String> {
-    let good = text.len() >= 16 && text.bytes().all(|b| b.is_ascii_graphic());
-    (!good).then(|| "must be at least 16 printable ASCII characters without blanks".to_owned())
-}
-
-fn id(text: &str) -> Option<String> {
-    let invalid = text.parse::<Id>().err()?;
-    Some(format!("must be a position on the circle: {invalid}"))
-}
-
-fn repair_after(text: &str) -> Option<String> {
-    let good = text == "auto" || parse_duration(text).is_some_and(|time| !time.is_zero());
-    (!good).then(|| "must be auto or a duration with its unit, such as 10s, 2m or 1h".to_owned())
-}
-
-fn given(text: &str) -> Option<String> {
-    let bad = text.trim().is_empty() || text.chars().any(char::is_control);
-    bad.then(|| "must be text, and on one line".to_owned())
-}
-
-fn address(text: &str) -> Option<String> {
-    text.parse::<IpAddr>().is_err().then(|| "must be an IP address".to_owned())
-}
-
-/// A network in CIDR notation (RFC 4632): its first address and the length of its prefix.
-fn parse_network(text: &str) -> Option<(IpAddr, u8)> {
-    let (first, length) = text.split_once('/')?;
-    let (first, length) = (first.parse::<IpAddr>().ok()?, length.parse::<u8>().ok()?);
-    let (bits, width) = match first {
-        IpAddr::V4(first) => (u128::from(first.to_bits()), 32_u8),
-        IpAddr::V6(first) => (first.to_bits(), 128),
-    };
-    let inside = u32::from(width.checked_sub(length)?);
-    let is_first = inside == 0 || bits << (128 - inside) == 0;
-    is_first.then_some((first, length))
-}
-
-fn network(text: &str) -> Option<String> {
-    let what = "must be a network such as 192.0.2.0/24, or 192.0.2.7/32 for one address";
-    parse_network(text).is_none().then(|| what.to_owned())
-}
-
-fn roomy_network(text: &str) -> Option<String> {
-    let good = matches!(parse_network(text), Some((IpAddr::V4(_), 8..=28)));
-    (!good).then(|| "must be an IPv4 network from /8 to /28, such as 10.64.0.0/24".to_owned())
-}
-
-fn user(text: &str) -> Option<String> {
-    let good = text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && text.len() <= 32
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
-    (!good).then(|| "must be the name of a user, such as debian or ubuntu".to_owned())
-}
-
-fn image_reference(text: &str) -> Option<String> {
-    let good = !text.is_empty()
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b))
-        && text.starts_with(|c: char| c.is_ascii_alphanumeric());
-    (!good).then(|| "must be the name of an image, such as registry.example/sky-agent:1".to_owned())
-}
 
 /// All problems of the inventory `text`, which messages call `file`.
 pub(super) fn check(text: &str, file: &str) -> Result<()> {
@@ -197,32 +31,6 @@ pub(super) fn check(text: &str, file: &str) -> Result<()> {
     checker.problems.sort_by_key(|(place, _)| *place);
     let problems = checker.problems.into_iter().map(|(_, problem)| problem).collect();
     Error::of(problems).map_or(Ok(()), Err)
-}
-
-/// The text with another number at `nodes`; none if there is no number.
-pub(super) fn with_count(text: &str, count: usize) -> Option<String> {
-    let root = marked_yaml::parse_yaml(0, text).ok()?;
-    let scalar = root.as_mapping()?.get_scalar("nodes")?;
-    let start = scalar.span().start()?.character();
-    let start = text.char_indices().nth(start)?.0;
-    let rest = text[start..].strip_prefix(scalar.as_str())?;
-    Some(format!("{}{count}{rest}", &text[..start]))
-}
-
-/// Every key there is, for the test that holds types and checker together.
-#[cfg(test)]
-pub(super) fn known_keys() -> Vec<String> {
-    fn collect(keys: &[Key], found: &mut Vec<String>) {
-        for key in keys {
-            found.push(key.name.to_owned());
-            if let Kind::Map(inner) | Kind::Nodes(inner) = key.kind {
-                collect(inner, found);
-            }
-        }
-    }
-    let mut found = Vec::new();
-    collect(TOP, &mut found);
-    found
 }
 
 struct Checker<'a> {
@@ -318,11 +126,14 @@ impl Checker<'_> {
                 None
             }
             (Kind::Map(_), _) => Some("must be a map, such as {}".to_owned()),
-            (Kind::Text(check), Node::Scalar(scalar)) => text_fault(scalar, *check),
-            (Kind::Text(_), _) => Some("must be text".to_owned()),
-            (Kind::Texts(check), Node::Sequence(list)) => {
+            (Kind::Text(form), Node::Scalar(scalar)) => text_fault(scalar, form.fault),
+            (Kind::Choice(words), Node::Scalar(scalar)) => {
+                text_fault(scalar, |text| one_of(text, words))
+            }
+            (Kind::Text(_) | Kind::Choice(_), _) => Some("must be text".to_owned()),
+            (Kind::Texts(form), Node::Sequence(list)) => {
                 for (i, entry) in list.iter().enumerate() {
-                    self.value(entry, &format!("{path}[{i}]"), &Kind::Text(*check));
+                    self.value(entry, &format!("{path}[{i}]"), &Kind::Text(form));
                 }
                 None
             }
@@ -356,7 +167,7 @@ impl Checker<'_> {
         let provider = top.get_scalar("provider");
         let Some(provider) = provider.filter(|kind| kind.as_str() == "openstack") else { return };
         let section = top.get_mapping("openstack");
-        for (key, example) in [("image", "debian-12"), ("flavor", "m1.small")] {
+        for (key, example) in SERVERS_NEED {
             if section.is_none_or(|section| section.get_node(key).is_none()) {
                 let what = format!("`openstack.{key}` is missing");
                 let hint = format!("which one? `openstack: {{{key}: {example}}}`");
@@ -398,7 +209,7 @@ impl Checker<'_> {
 /// Characters of the private use area stand for the first letter of a duplicate key.
 const RENAMED: u32 = 0xe000;
 
-fn text_fault(scalar: &MarkedScalarNode, check: fn(&str) -> Option<String>) -> Option<String> {
+fn text_fault(scalar: &MarkedScalarNode, check: impl Fn(&str) -> Option<String>) -> Option<String> {
     let text = scalar.as_str();
     check(text).or_else(|| {
         // The typed parser would read a bare number or a bare `true` as such.

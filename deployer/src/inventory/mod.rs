@@ -1,7 +1,10 @@
 //! The inventory: what the user wants. Parsed strictly, and checked as a whole before anything is done.
 
 mod check;
+mod edit;
+mod keys;
 mod openstack;
+mod schema;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use sky_chord::Id;
 
 use crate::error::{During, Error, Problem, Result};
+pub use edit::Wishes;
 pub use openstack::{AntiAffinity, FloatingIps, Openstack};
+pub use schema::schema;
 
 /// A whole inventory. The shipped `inventory.yaml` describes every key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +61,7 @@ impl Default for Ring {
 }
 
 /// Where the user wants the nodes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ProviderChoice {
     /// Docker where an engine answers, else processes.
@@ -202,12 +207,16 @@ pub fn node_name(ring: &str, number: usize) -> String {
 /// Changes `nodes: N` in an inventory file, and nothing else in it. False if the file lists its
 /// nodes.
 pub fn write_count(path: &Path, count: usize) -> Result<bool> {
-    let Some(text) = check::with_count(&read(path)?, count) else { return Ok(false) };
+    let text = edit::with_value(&read(path)?, &["nodes"], &count.to_string());
+    text.map_or(Ok(false), |text| replace(path, &text).map(|()| true))
+}
+
+/// Writes a whole file anew: whoever reads it meanwhile sees the old or the new one.
+pub fn replace(path: &Path, text: &str) -> Result<()> {
     let draft = PathBuf::from(format!("{}.new", path.display()));
     std::fs::write(&draft, text)
         .and_then(|()| std::fs::rename(&draft, path))
-        .during(|| format!("cannot write {}", path.display()))?;
-    Ok(true)
+        .during(|| format!("cannot write {}", path.display()))
 }
 
 /// A duration such as `10s`, `2m` or `1h`.
@@ -226,7 +235,7 @@ fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|error| {
         let failed = Error::caused(format!("cannot read the inventory {}", path.display()), &error);
         if error.kind() == std::io::ErrorKind::NotFound {
-            failed.hint("name the file as the last argument, or write one; `nodes: 3` is enough")
+            failed.hint("name the file as the last argument, or let `sky-deploy init` write one")
         } else {
             failed
         }
@@ -239,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_shipped_inventory_is_the_defaults_and_names_every_key() {
-        let text = include_str!("../../../inventory.yaml");
+        let text = edit::SHIPPED;
         let shipped = Inventory::parse(text, "inventory.yaml").unwrap();
         assert_eq!(shipped.nodes, Nodes::Count(5));
         assert_eq!(
@@ -266,7 +275,7 @@ mod tests {
             });
             assert!(described, "inventory.yaml does not describe `{key}`");
         }
-        let mut checked = check::known_keys();
+        let mut checked = keys::known_keys();
         checked.sort_unstable();
         known.sort_unstable();
         assert_eq!(checked, known, "the checker and the types know different keys");
@@ -342,9 +351,39 @@ openstack: 5
     #[test]
     fn counts_are_changed_in_place() {
         let text = "# ring\nnodes: 5   # five\nagent: {port: 5}\n";
-        let grown = check::with_count(text, 12).unwrap();
+        let count = |text, count| edit::with_value(text, &["nodes"], count);
+        let grown = count(text, "12").unwrap();
         assert_eq!(grown, "# ring\nnodes: 12   # five\nagent: {port: 5}\n");
-        assert_eq!(check::with_count("nodes: [{name: a}]", 2), None);
+        assert_eq!(count("nodes: [{name: a}]", "2"), None);
+    }
+
+    #[test]
+    fn a_new_inventory_is_right_and_differs_from_the_shipped_one_only_where_wished() {
+        assert_eq!(Wishes::default().inventory().unwrap(), edit::SHIPPED);
+        for provider in <ProviderChoice as clap::ValueEnum>::value_variants() {
+            for name in ["blue-2", "null", "true", "e1"] {
+                let wishes = Wishes {
+                    nodes: Some(7),
+                    provider: Some(*provider),
+                    name: Some(name.to_owned()),
+                };
+                let text = wishes.inventory().unwrap();
+                let made = Inventory::parse(&text, "new.yaml").unwrap();
+                assert_eq!(made.nodes, Nodes::Count(7));
+                assert_eq!(made.provider, *provider);
+                assert_eq!(made.ring, Ring { name: name.to_owned(), ..Ring::default() });
+                let others = |text: &str| -> Vec<String> {
+                    let lines = text.lines().map(str::trim_start).filter(|line| {
+                        ["name: ", "provider: ", "nodes: ", "image: ", "flavor: "]
+                            .iter()
+                            .all(|key| !line.trim_start_matches("# ").starts_with(key))
+                    });
+                    lines.map(str::to_owned).collect()
+                };
+                assert_eq!(others(&text), others(edit::SHIPPED));
+                assert_eq!(text.lines().count(), edit::SHIPPED.lines().count());
+            }
+        }
     }
 
     #[test]
