@@ -12,7 +12,7 @@ use crate::inventory::Wishes;
 #[derive(Debug, Parser)]
 #[command(name = "sky-deploy", version, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: plan 0 no change, 2 changes, 1 error; every other command 0 \
-                        done (status: right, check: alike), 1 not done or not right; 64 usage error.")]
+                        done (status, ring: right, check: alike), 1 not done or not right; 64 usage error.")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -119,6 +119,25 @@ pub struct InitArgs {
     pub force: bool,
 }
 
+/// How the ring is.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Its ring.
+    #[command(flatten)]
+    pub target: Target,
+    /// Show it again every so many seconds until Ctrl-C; the exit code is that of the last time
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+          value_parser = seconds)]
+    pub watch: Option<u64>,
+}
+
+fn seconds(text: &str) -> Result<u64, &'static str> {
+    let number = text.parse().ok().filter(|seconds| *seconds > 0);
+    number.ok_or(
+        "must be a number of seconds; an inventory stands before `--watch`, or after the seconds",
+    )
+}
+
 /// What can be done.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -161,7 +180,9 @@ pub enum Command {
         dashboard: SocketAddr,
     },
     /// Show how the ring is, node by node
-    Status(Target),
+    Status(StatusArgs),
+    /// Show the circle: each node with its neighbours and keys, each range with its members and epoch
+    Ring(Target),
     /// Show the log of a node, or of all
     Logs {
         /// The name of a node, or all

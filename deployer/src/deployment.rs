@@ -1,9 +1,11 @@
 //! One ring as this program works with it: its inventory, folder, provider and agents.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::StreamExt;
+use tokio::sync::Mutex;
 
 use crate::client::Client;
 use crate::error::{Error, Problem, Result};
@@ -174,5 +176,45 @@ impl Deployment {
             problems.push(problem);
         }
         Error::of(problems).map_or(Ok(()), Err)
+    }
+}
+
+/// Keeps a ring open, because a provider may have logged in to a cloud and opened connections; opens it
+/// anew when its inventory was edited or its record changed.
+pub struct Kept {
+    path: PathBuf,
+    opened: Mutex<Option<(Stamp, Arc<Deployment>)>>,
+}
+
+/// What the files of a ring were like when it was opened: when they were last changed.
+type Stamp = [Option<SystemTime>; 2];
+
+fn stamp(path: &Path, deployment: &Deployment) -> Stamp {
+    let record = deployment.folder.path().join("ring.json");
+    [path, &record].map(|file| std::fs::metadata(file).and_then(|file| file.modified()).ok())
+}
+
+impl Kept {
+    /// The ring of an inventory, not yet opened.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, opened: Mutex::default() }
+    }
+
+    /// Where the inventory is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open ring.
+    pub async fn open(&self) -> Result<Arc<Deployment>> {
+        let mut opened = self.opened.lock().await;
+        if let Some((when, deployment)) = &*opened
+            && *when == stamp(&self.path, deployment)
+        {
+            return Ok(Arc::clone(deployment));
+        }
+        let deployment = Arc::new(Deployment::open(&self.path).await?);
+        *opened = Some((stamp(&self.path, &deployment), Arc::clone(&deployment)));
+        Ok(deployment)
     }
 }

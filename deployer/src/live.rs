@@ -1,18 +1,16 @@
 //! The ring as the dashboard sees it, and what the dashboard can do to it.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use sky_chord::Settings;
-use tokio::sync::Mutex;
 
 use crate::commands::{Verb, add_node, carry_out};
 use crate::dashboard::aggregate::Expected;
 use crate::dashboard::{self, Action, Actions, RingFacts, Source};
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, Kept};
 use crate::error::{Error, Result};
 use crate::node::Handle;
 use crate::printer::Printer;
@@ -36,7 +34,7 @@ pub async fn serve(path: PathBuf, address: SocketAddr, printer: &Printer) -> Res
         replicas: ring.replicas,
         successors: Settings::default().successors,
     };
-    let live = Arc::new(Live { path: path.clone(), printer: *printer, opened: Mutex::default() });
+    let live = Arc::new(Live { ring: Kept::new(path.clone()), printer: *printer });
     let ended = async {
         // Without a handler for Ctrl-C the process just ends, which is as good.
         let _ = tokio::signal::ctrl_c().await;
@@ -51,37 +49,15 @@ pub async fn serve(path: PathBuf, address: SocketAddr, printer: &Printer) -> Res
     Ok(())
 }
 
-/// Keeps the ring open, because a provider may have logged in to a cloud and opened connections; opens
-/// it anew when its inventory was edited or its record changed.
+/// The ring, and where it is told of.
 struct Live {
-    path: PathBuf,
+    ring: Kept,
     printer: Printer,
-    opened: Mutex<Option<(Stamp, Arc<Deployment>)>>,
-}
-
-/// What the files of a ring were like when it was opened: when they were last changed.
-type Stamp = [Option<SystemTime>; 2];
-
-fn stamp(path: &Path, deployment: &Deployment) -> Stamp {
-    let record = deployment.folder.path().join("ring.json");
-    [path, &record].map(|file| std::fs::metadata(file).and_then(|file| file.modified()).ok())
 }
 
 impl Live {
-    async fn open(&self) -> Result<Arc<Deployment>> {
-        let mut opened = self.opened.lock().await;
-        if let Some((when, deployment)) = &*opened
-            && *when == stamp(&self.path, deployment)
-        {
-            return Ok(Arc::clone(deployment));
-        }
-        let deployment = Arc::new(Deployment::open(&self.path).await?);
-        *opened = Some((stamp(&self.path, &deployment), Arc::clone(&deployment)));
-        Ok(deployment)
-    }
-
     async fn expected(&self) -> Result<Vec<Expected>> {
-        let deployment = self.open().await?;
+        let deployment = self.ring.open().await?;
         let provider = deployment.provider.kind().to_string();
         let nodes = deployment.expected().await?.into_iter().map(|seen| Expected {
             name: seen.node.name.clone(),
@@ -102,7 +78,7 @@ impl Live {
     }
 
     async fn act(&self, action: Action) -> Result<String> {
-        let mut deployment = Deployment::open(&self.path).await?;
+        let mut deployment = Deployment::open(self.ring.path()).await?;
         match action {
             Action::Add => add_node(&mut deployment, &self.printer).await,
             Action::Node(name, verb) => {

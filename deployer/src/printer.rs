@@ -6,11 +6,17 @@ use std::io::{BufRead, IsTerminal, Write};
 use tracing_subscriber::EnvFilter;
 
 use crate::error::Error;
+use crate::node::NodeState;
 
 /// Where output goes, and how it is dressed.
 #[derive(Debug, Clone, Copy)]
 pub struct Printer {
+    /// Whether talk has colours.
     color: bool,
+    /// Whether data has colours.
+    data_color: bool,
+    /// Whether data goes to a terminal.
+    data_terminal: bool,
     terminal: bool,
 }
 
@@ -31,7 +37,9 @@ impl Printer {
     pub fn from_environment() -> Self {
         let terminal = std::io::stderr().is_terminal();
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { color: terminal && wanted, terminal }
+        let data_terminal = std::io::stdout().is_terminal();
+        let data_color = data_terminal && wanted;
+        Self { color: terminal && wanted, data_color, data_terminal, terminal }
     }
 
     /// Shows what modules that do not print warn of; `SKY_LOG=debug` shows more.
@@ -62,12 +70,39 @@ impl Printer {
         }
     }
 
+    /// The state of a node as a part of data, this wide.
+    pub fn state(&self, state: NodeState, width: usize) -> String {
+        let color = match state {
+            NodeState::Up => "32",
+            NodeState::Starting | NodeState::Draining => "36",
+            NodeState::Paused => "33",
+            NodeState::Down | NodeState::Missing => "31",
+        };
+        painted(self.data_color, &format!("{state:<width$}"), color)
+    }
+
     /// A value as it is; on a terminal with an end of line, so that the prompt stands on its own.
     pub fn value(&self, value: &[u8]) {
         self.bytes(value);
         if std::io::stdout().is_terminal() && !value.ends_with(b"\n") {
             self.bytes(b"\n");
         }
+    }
+
+    /// Data that takes the place of the data before on a terminal, and follows it with its time elsewhere.
+    pub fn frame(&self, at: &str, lines: &[String]) {
+        let mut text = if self.data_terminal { "\x1b[H".to_owned() } else { String::new() };
+        // What is left of the longer lines before is wiped out line by line: a screen that is cleared
+        // first flickers.
+        let end = if self.data_terminal { "\x1b[K\n" } else { "\n" };
+        for line in std::iter::once(at).chain(lines.iter().map(String::as_str)) {
+            text.push_str(line);
+            text.push_str(end);
+        }
+        if self.data_terminal {
+            text.push_str("\x1b[J");
+        }
+        self.bytes(text.as_bytes());
     }
 
     /// Talk: one line on stderr.
@@ -144,6 +179,10 @@ impl Printer {
     }
 
     fn paint(&self, text: &str, color: &str) -> String {
-        if self.color { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
+        painted(self.color, text, color)
     }
+}
+
+fn painted(wanted: bool, text: &str, color: &str) -> String {
+    if wanted { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
+use std::io::BufRead;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -292,6 +293,44 @@ fn a_missing_ring_is_not_right() {
     assert_eq!(status["nodes"][0]["state"], "missing");
     assert_eq!(status["nodes"][0]["url"], "http://127.0.0.1:4321");
     assert_eq!(status["nodes"][0]["provider"], "process");
+}
+
+#[test]
+fn a_ring_is_watched_until_ctrl_c() {
+    let folder = Folder::new();
+    folder.write("inventory.yaml", "nodes: 1\n");
+    for json in [false, true] {
+        let mut command = Command::new(PROGRAM);
+        command.args(["status", "--watch", "1"]).args(json.then_some("--json"));
+        let mut watch = command
+            .current_dir(folder.path())
+            .env("XDG_STATE_HOME", folder.path().join("state"))
+            .env("DOCKER_HOST", "unix:///nonexistent")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = std::io::BufReader::new(watch.stdout.take().unwrap()).lines();
+        let mut times = Vec::new();
+        while times.len() < 2 {
+            let line = lines.next().unwrap().unwrap();
+            assert!(!line.contains('\x1b'), "{line}");
+            if json {
+                let look: serde_json::Value = serde_json::from_str(&line).unwrap();
+                assert_eq!(look["nodes"][0]["state"], "missing");
+                times.push(look["at"].as_str().unwrap().to_owned());
+            } else if line.ends_with('Z') {
+                times.push(line);
+                assert!(lines.next().unwrap().unwrap().contains("sky-1      missing"));
+            }
+        }
+        assert!(times[0] < times[1] && times[0].len() == "2000-01-01T00:00:00Z".len(), "{times:?}");
+        let pid = rustix::process::Pid::from_child(&watch);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        assert_eq!(watch.wait().unwrap().code(), Some(1));
+    }
+    let text = folder.run(&["status", "--watch", "inventory.yaml"]);
+    assert!(text.starts_with("exit code: 64\n"), "{text}");
+    assert!(text.contains("an inventory stands before `--watch`"), "{text}");
 }
 
 #[test]

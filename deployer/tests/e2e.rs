@@ -142,6 +142,42 @@ fn is_empty(folder: &Path) -> bool {
     std::fs::read_dir(folder).unwrap().next().is_none()
 }
 
+/// Every node of a ring that is right sees its neighbours, and the ranges cut the circle without a gap.
+#[tokio::test]
+async fn the_circle_is_shown() {
+    let ring = Ring::new("process", 4, 15_250);
+    ring.must(&["apply", "--detach"]);
+    let stored = store(&client(), &urls(&ring.nodes()), 0..20).await;
+    let names: Vec<String> = (1..=4).map(|i| format!("e2e-15250-{i}")).collect();
+    let picture: serde_json::Value = serde_json::from_str(&ring.must(&["ring", "--json"])).unwrap();
+    let (nodes, ranges) = (&picture["nodes"], &picture["ranges"]);
+    let mut owned = 0;
+    for i in 0..4 {
+        let name = |step: usize| &names[(i + step) % 4];
+        assert_eq!(nodes[i]["name"], *name(0), "not in the order of the circle: {picture:#}");
+        assert_eq!(nodes[i]["state"], "up");
+        assert_eq!(nodes[i]["predecessor"], *name(3));
+        assert_eq!(nodes[i]["successors"], serde_json::json!([name(1), name(2), name(3)]));
+        assert!((nodes[i]["share"].as_f64().unwrap() - 0.25).abs() < 1e-9, "{picture:#}");
+        owned += nodes[i]["keys"]["owned"].as_u64().unwrap();
+        assert_eq!(ranges[i]["lo"], nodes[(i + 3) % 4]["id"]);
+        assert_eq!(ranges[i]["hi"], nodes[i]["id"]);
+        // The owner, its successor, its predecessor.
+        assert_eq!(ranges[i]["members"], serde_json::json!([name(0), name(1), name(3)]));
+    }
+    assert_eq!(usize::try_from(owned).unwrap(), stored.len());
+
+    let text = ring.must(&["ring"]);
+    assert!(text.ends_with("ring e2e-15250 is right\n") && !text.contains('\x1b'), "{text}");
+    ring.must(&["stop", &names[1]]);
+    let stopped = ring.run(&["ring"]);
+    assert_eq!(stopped.status.code(), Some(1));
+    let text = String::from_utf8(stopped.stdout).unwrap();
+    let line = text.lines().find(|line| line.starts_with(&names[1])).unwrap();
+    assert!(line.contains(" down ") && line.contains(" ? "), "{text}");
+    assert!(text.contains(&format!("  {} is down.\n", names[1])), "{text}");
+}
+
 /// An apply that is killed at any point is finished by the next one.
 #[test]
 fn an_apply_may_be_killed_at_any_point() {

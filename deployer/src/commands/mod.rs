@@ -14,6 +14,7 @@ mod node;
 mod plan;
 mod repair;
 mod restore;
+mod ring;
 mod scale;
 mod schema;
 mod shell;
@@ -45,6 +46,13 @@ impl Context<'_> {
     /// Data as JSON on stdout.
     fn json(&self, value: &impl Serialize) -> Result<()> {
         let text = serde_json::to_string_pretty(value).during(|| "cannot encode the answer")?;
+        self.printer.data(text);
+        Ok(())
+    }
+
+    /// Data as JSON on one line of stdout.
+    fn json_line(&self, value: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string(value).during(|| "cannot encode the answer")?;
         self.printer.data(text);
         Ok(())
     }
@@ -110,7 +118,8 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode> {
             live::serve(target.inventory, dashboard, context.printer).await?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Status(target) => status::run(context, &target.inventory).await,
+        Command::Status(args) => status::run(context, &args).await,
+        Command::Ring(target) => ring::run(context, &target.inventory).await,
         Command::Logs { node, target, follow, lines } => {
             logs::run(context, &node, &target.inventory, follow, lines).await
         }

@@ -1,44 +1,121 @@
 //! `status`: is the ring right?
 
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::Serialize;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use super::Context;
-use crate::deployment::Deployment;
+use crate::cli::StatusArgs;
+use crate::deployment::{Deployment, Kept};
 use crate::error::Result;
 use crate::node::Handle;
+use crate::observe::StatusReport;
+use crate::printer::Printer;
 
-pub(super) async fn run(context: &Context<'_>, path: &Path) -> Result<ExitCode> {
-    let deployment = Deployment::open(path).await?;
-    let status = deployment.status().await?;
+pub(super) async fn run(context: &Context<'_>, args: &StatusArgs) -> Result<ExitCode> {
+    let path = &args.target.inventory;
+    if let Some(seconds) = args.watch {
+        return watch(context, path, Duration::from_secs(seconds)).await;
+    }
+    let status = Deployment::open(path).await?.status().await?;
     if context.json {
         context.json(&status)?;
     } else {
-        let printer = context.printer;
-        for node in &status.nodes {
-            let keys = node.keys.map_or_else(|| "?".to_owned(), |keys| keys.to_string());
-            let handle = match &node.handle {
-                Some(Handle::Pid(pid)) => format!("pid {pid}"),
-                Some(Handle::Container(id)) => {
-                    format!("container {}", id.get(..12).unwrap_or(id))
-                }
-                Some(Handle::Server(id)) => format!("server {id}"),
-                None => String::new(),
-            };
-            printer.data(format_args!(
-                "{:<10} {:<9} {:<26} {keys:>8} keys  {handle}",
-                node.name, node.state, node.url
-            ));
-        }
-        let verdict = match (status.right, status.replicated) {
-            (true, _) => "right",
-            (false, true) => "not right, but every key has all its copies",
-            (false, false) => "not right",
+        context.printer.data(lines(&status, context.printer).join("\n"));
+    }
+    Ok(code(&status))
+}
+
+fn code(status: &StatusReport) -> ExitCode {
+    if status.right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// One look, for `status --watch --json`.
+#[derive(Serialize)]
+struct Look<'a> {
+    at: &'a str,
+    #[serde(flatten)]
+    status: &'a StatusReport,
+}
+
+/// Looks again and again until Ctrl-C. An inventory that cannot be used ends it; so does a provider that
+/// does not answer at the first look, while later it is one more thing that is not right.
+async fn watch(context: &Context<'_>, path: &Path, every: Duration) -> Result<ExitCode> {
+    let printer = context.printer;
+    let ring = Kept::new(path.to_owned());
+    let mut ended = pin!(tokio::signal::ctrl_c());
+    let mut last = None;
+    loop {
+        let look = async { ring.open().await?.status().await };
+        let seen = tokio::select! {
+            seen = look => seen,
+            _ = &mut ended => break,
         };
-        printer.data(format_args!("ring {} is {verdict}", status.ring));
-        for problem in &status.problems {
-            printer.data(format_args!("  {problem}"));
+        let at = now();
+        match seen {
+            Ok(status) if context.json => {
+                context.json_line(&Look { at: &at, status: &status })?;
+                last = Some(code(&status));
+            }
+            Ok(status) => {
+                printer.frame(&at, &lines(&status, printer));
+                last = Some(code(&status));
+            }
+            Err(error) if last.is_none() => return Err(error),
+            Err(error) => {
+                printer.error(&error);
+                last = Some(ExitCode::FAILURE);
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            _ = &mut ended => break,
         }
     }
-    Ok(if status.right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(last.unwrap_or(ExitCode::FAILURE))
+}
+
+/// The time in UTC (RFC 3339), to the second.
+fn now() -> String {
+    let mut text = String::new();
+    // Writing to a text does not fail.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    text.split_once('.').map_or(text.clone(), |(seconds, _)| format!("{seconds}Z"))
+}
+
+fn lines(status: &StatusReport, printer: &Printer) -> Vec<String> {
+    let nodes = status.nodes.iter().map(|node| {
+        let keys = node.keys.map_or_else(|| "?".to_owned(), |keys| keys.to_string());
+        let handle = match &node.handle {
+            Some(Handle::Pid(pid)) => format!("pid {pid}"),
+            Some(Handle::Container(id)) => format!("container {}", id.get(..12).unwrap_or(id)),
+            Some(Handle::Server(id)) => format!("server {id}"),
+            None => String::new(),
+        };
+        let state = printer.state(node.state, 9);
+        format!("{:<10} {state} {:<26} {keys:>8} keys  {handle}", node.name, node.url)
+    });
+    let StatusReport { ring, right, replicated, problems, .. } = status;
+    nodes.chain(verdict(ring, *right, *replicated, problems)).collect()
+}
+
+/// Whether the ring is right, and what is not.
+pub(super) fn verdict(
+    ring: &str,
+    right: bool,
+    replicated: bool,
+    problems: &[String],
+) -> impl Iterator<Item = String> {
+    let verdict = match (right, replicated) {
+        (true, _) => "right",
+        (false, true) => "not right, but every key has all its copies",
+        (false, false) => "not right",
+    };
+    let first = format!("ring {ring} is {verdict}");
+    std::iter::once(first).chain(problems.iter().map(|problem| format!("  {problem}")))
 }
