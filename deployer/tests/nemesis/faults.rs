@@ -72,7 +72,7 @@ pub(crate) struct Nemesis<'a> {
     /// What agents did that no fault explains.
     pub(crate) anomalies: Vec<String>,
     network: Network,
-    /// Nodes whose disks have no room at all: their agents may end, since their stores fail.
+    /// Nodes whose disks have little room or none: their agents may end, since their stores fail.
     full: BTreeSet<usize>,
     /// What the firewall and the queue of each node were set to last.
     applied: BTreeMap<usize, (String, bool)>,
@@ -183,6 +183,7 @@ impl<'a> Nemesis<'a> {
             Fault::Loss(percent) => self.network.loss = *percent,
             Fault::Slow(slot) => drop(self.network.slow.insert(*slot)),
             Fault::DiskLow(nodes) => {
+                self.full.extend(nodes);
                 for slot in nodes {
                     self.fill(*slot, ROOM_LEFT)?;
                 }
@@ -221,20 +222,14 @@ impl<'a> Nemesis<'a> {
             }
             Fault::DiskLow(nodes) => {
                 for slot in nodes {
-                    self.free(*slot)?;
+                    self.make_room(*slot)?;
                 }
             }
             Fault::DiskFull(slot) => {
-                self.free(*slot)?;
-                // An agent ends when its store fails, and is started again by whoever runs it.
-                self.look_at_all()?;
-                self.full.remove(slot);
                 if self.agents.board.get(*slot) == State::Running {
                     self.agents.kill(*slot)?;
                 }
-                if self.agents.board.get(*slot) == State::Dead {
-                    self.start(*slot)?;
-                }
+                self.make_room(*slot)?;
             }
             Fault::Partition(_) | Fault::Mute(_) | Fault::Deaf(_) | Fault::Neighbours => {
                 self.network.cut.clear();
@@ -332,6 +327,14 @@ impl<'a> Nemesis<'a> {
         }
     }
 
+    /// There is room again. An agent ends when its store fails, and is started again by whoever runs it.
+    fn make_room(&mut self, slot: usize) -> Result<(), Halt> {
+        self.free(slot)?;
+        self.look_at_all()?;
+        self.full.remove(&slot);
+        if self.agents.board.get(slot) == State::Dead { self.start(slot) } else { Ok(()) }
+    }
+
     fn free(&self, slot: usize) -> Result<(), Halt> {
         match fs::remove_file(self.ballast(slot)) {
             // Two faults at once may fill the same disk.
@@ -351,7 +354,7 @@ impl<'a> Nemesis<'a> {
         self.looked = Instant::now();
         for Astray { slot, ended, what } in self.agents.gone_astray() {
             if ended && self.full.contains(&slot) {
-                say(&format!("{what}; its disk is full"));
+                say(&format!("{what}; its disk has no room"));
                 continue;
             }
             say(&what);
