@@ -151,6 +151,12 @@ impl Config {
         if self.forced { missing == 0 } else { !is_majority(missing, self.prev.len()) }
     }
 
+    /// Whether these nodes together know what was chosen: a quorum of the members, and one of `prev` as long
+    /// as it has to be asked.
+    pub fn is_read_quorum(&self, ask_prev: bool, has: impl Fn(&NodeId) -> bool + Copy) -> bool {
+        self.is_quorum(has) && (!ask_prev || self.is_prev_quorum(has))
+    }
+
     /// Whether these nodes can decide what follows this configuration.
     pub fn is_slot_quorum(&self, has: impl Fn(&NodeId) -> bool) -> bool {
         self.tie_breaker.as_ref().is_some_and(&has) || self.is_quorum(has)

@@ -69,11 +69,7 @@ impl Ranges {
         if !named.contains(&w.ctx.me.node) {
             return Err("this node is not one of the survivors that were named".to_owned());
         }
-        let holders: Vec<&Peer> = if known.must_ask_prev() {
-            config.everyone().collect()
-        } else {
-            config.members.iter().collect()
-        };
+        let holders = known.holders();
         if let Some(stranger) = named.iter().find(|node| holders.iter().all(|p| p.node != **node)) {
             return Err(format!("{stranger} has no data of the range"));
         }
@@ -139,7 +135,6 @@ impl Ranges {
 /// Whether these nodes can serve the range, or change it, without an order.
 fn can_decide(known: &Known, nodes: &[NodeId]) -> bool {
     let has = |node: &NodeId| nodes.contains(node);
-    let config = &known.config;
-    let serves = config.is_quorum(has) && (!known.must_ask_prev() || config.is_prev_quorum(has));
-    serves || !known.must_ask_prev() && config.is_slot_quorum(has)
+    let (config, unswept) = (&known.config, known.must_ask_prev());
+    config.is_read_quorum(unswept, has) || !unswept && config.is_slot_quorum(has)
 }

@@ -216,7 +216,7 @@ fn too_few() -> Failure {
 impl Listing {
     fn is_agreed(&self) -> bool {
         let has = |node: &NodeId| self.pages.contains_key(node);
-        self.config.is_quorum(has) && (!self.ask_prev || self.config.is_prev_quorum(has))
+        self.config.is_read_quorum(self.ask_prev, has)
     }
 
     fn merge(&self) -> Draft {

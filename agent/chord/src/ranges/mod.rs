@@ -114,6 +114,15 @@ impl Known {
     fn must_ask_prev(&self) -> bool {
         !self.swept && !self.config.prev.is_empty()
     }
+
+    /// Who may hold data of the range that nobody else has.
+    fn holders(&self) -> Vec<&Peer> {
+        if self.must_ask_prev() {
+            self.config.everyone().collect()
+        } else {
+            self.config.members.iter().collect()
+        }
+    }
 }
 
 /// When something is to be tried again.

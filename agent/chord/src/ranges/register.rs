@@ -171,8 +171,7 @@ impl Ranges {
         let (up, down): (Vec<_>, Vec<_>) =
             everyone.into_iter().partition(|peer| !w.members.is_suspect(&peer.node));
         let is_up = |node: &NodeId| up.iter().any(|peer| peer.node == *node);
-        let is_enough = round.config.is_quorum(is_up)
-            && (!round.ask_prev || round.config.is_prev_quorum(is_up));
+        let is_enough = round.config.is_read_quorum(round.ask_prev, is_up);
         let to =
             if is_enough && round.attempts == 0 { up.clone() } else { [up, down.clone()].concat() };
         let missed: Vec<_> = down

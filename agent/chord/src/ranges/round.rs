@@ -99,7 +99,7 @@ impl Round {
     /// P1: a majority of the members, and enough of `prev` while it has to be asked.
     pub(super) fn first_phase_done(&self) -> bool {
         let has = |node: &NodeId| self.answers.contains_key(node);
-        self.config.is_quorum(has) && (!self.ask_prev || self.config.is_prev_quorum(has))
+        self.config.is_read_quorum(self.ask_prev, has)
     }
 
     /// P2: a majority of the members.
@@ -133,7 +133,7 @@ impl Round {
     pub(super) fn is_hopeless(&self) -> bool {
         let may = |node: &NodeId| !self.refused.contains_key(node);
         let asks_prev = self.stage != Stage::Accept && self.ask_prev;
-        !self.config.is_quorum(may) || (asks_prev && !self.config.is_prev_quorum(may))
+        !self.config.is_read_quorum(asks_prev, may)
     }
 
     pub(super) fn is_full(&self) -> bool {
