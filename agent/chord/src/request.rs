@@ -141,6 +141,13 @@ pub enum Answer {
     },
 }
 
+impl Answer {
+    /// Whether it says of a change that it was not made.
+    pub(crate) const fn is_refusal(&self) -> bool {
+        matches!(self, Self::ConditionFailed { .. } | Self::Absent)
+    }
+}
+
 /// A key in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedKey {

@@ -373,8 +373,7 @@ impl Ranges {
         match outcome {
             Ok(Answer::Listed { keys, next }) => self.on_listed(w, id, keys, next),
             Ok(answer) => {
-                let is_refusal = matches!(answer, Answer::ConditionFailed { .. } | Answer::Absent);
-                let may_be_overtaken = is_refusal && pending.operation.is_change();
+                let may_be_overtaken = answer.is_refusal() && pending.operation.is_change();
                 if !may_be_overtaken || pending.last == Some(from) {
                     self.conclude(w, id, Ok(answer));
                 }

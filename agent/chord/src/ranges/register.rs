@@ -372,6 +372,8 @@ impl Ranges {
             let failure = round.failure();
             return self.fail_round(w, id, failure);
         }
+        // A refusal that is only noted changes nothing for the client, whatever becomes of it.
+        let applies = decision.changes && !decision.outcome.is_refusal();
         round.outcome = Some(Ok(decision.outcome));
         if settled && !decision.changes && !is_identity {
             return self.finish_round(w, id);
@@ -379,7 +381,7 @@ impl Ranges {
         let epoch = round.ballot.epoch;
         let next = self.fresh_ballot(w, epoch);
         let Some(round) = self.registers.rounds.get_mut(&id) else { return };
-        round.proposed |= decision.changes;
+        round.proposed |= applies;
         round.proposal = decision.register;
         round.next = next;
         round.enter(Stage::Accept);

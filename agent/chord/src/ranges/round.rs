@@ -77,7 +77,7 @@ pub(super) struct Round {
     pub(super) refused: BTreeMap<NodeId, Refusal>,
     pub(super) asked: BTreeSet<NodeId>,
     pub(super) attempts: u32,
-    /// Whether a change was ever sent out to be accepted.
+    /// Whether what the client wants was ever sent out to be accepted.
     pub(super) proposed: bool,
 }
 
