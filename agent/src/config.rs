@@ -38,8 +38,9 @@ pub struct Settings {
     pub wait_for_init: bool,
     /// The largest value accepted, in bytes.
     pub max_value_bytes: usize,
-    /// Writes are refused when the disk has fewer bytes left than this.
-    pub disk_reserve: u64,
+    /// Writes are refused when the disk has fewer bytes left than this; if not given, than the store may
+    /// take for a while when it compacts.
+    pub disk_reserve: Option<u64>,
     /// How long a dead member may come back with its disk before it is replaced.
     pub repair_after: Duration,
     /// How many nodes hold each key.

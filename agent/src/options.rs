@@ -114,7 +114,7 @@ pub struct Options {
     /// Largest value accepted, in bytes [default: 1048576]
     #[arg(long, value_name = "BYTES", env = "SKY_MAX_VALUE_BYTES")]
     max_value_bytes: Option<usize>,
-    /// Refuse writes when the disk has fewer bytes left [default: 67108864]
+    /// Refuse writes when the disk has fewer bytes left [default: 536870912, a quarter of a small disk]
     #[arg(long, value_name = "BYTES", env = "SKY_DISK_RESERVE")]
     disk_reserve: Option<u64>,
     /// How long a dead member may come back with its disk before it is replaced [default: 10]
@@ -277,7 +277,7 @@ impl Options {
             require_token,
             wait_for_init: self.wait_for_init.unwrap_or(false),
             max_value_bytes,
-            disk_reserve: self.disk_reserve.unwrap_or(64 << 20),
+            disk_reserve: self.disk_reserve,
             repair_after: Duration::from_secs(self.repair_after.unwrap_or(10)),
             replicas,
             tie_breaker: self.tie_breaker,

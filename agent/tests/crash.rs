@@ -40,7 +40,7 @@ fn record(seq: u64) -> Record {
 #[tokio::main(flavor = "current_thread")]
 async fn write_until_killed(folder: &Path, first: u64) {
     let (directory, disk) = open(folder);
-    let room = Room::new(directory.path(), 0);
+    let room = Room::new(directory.path(), Some(0));
     let committer = Committer::start(disk, room, Arc::default()).unwrap();
     let mut progress = committer.progress();
     let mut report = std::io::stdout();

@@ -314,7 +314,7 @@ async fn what_waits_shares_one_commit_and_a_failure_is_reported() {
     let (batches, committed) = mpsc::channel();
     let gate = Gate { opened: opened.into(), batches };
     let counters = Arc::new(Counters::default());
-    let room = Room::new(folder.path(), 0);
+    let room = Room::new(folder.path(), Some(0));
     let committer = Committer::start(gate, room, Arc::clone(&counters)).unwrap();
     let write = || vec![Write::Forget(Key::new("k"))];
     let mut progress = committer.progress();
@@ -340,10 +340,13 @@ async fn what_waits_shares_one_commit_and_a_failure_is_reported() {
 #[tokio::test]
 async fn a_disk_counts_as_full_below_its_reserve() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(!Room::new(folder.path(), 0).is_full());
-    assert!(Room::new(folder.path(), u64::MAX).is_full());
+    assert!(!Room::new(folder.path(), Some(0)).is_full());
+    assert!(Room::new(folder.path(), Some(u64::MAX)).is_full());
+    let disk = rustix::fs::statvfs(folder.path()).unwrap();
+    let (free, quarter) = (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize / 4);
+    assert_eq!(Room::new(folder.path(), None).is_full(), free < quarter.min(512 << 20));
     let (directory, disk) = open(folder.path()).unwrap();
-    let room = Room::new(directory.path(), u64::MAX);
+    let room = Room::new(directory.path(), Some(u64::MAX));
     let committer = Committer::start(disk, room, Arc::default()).unwrap();
     assert!(*committer.disk_full().borrow());
 }

@@ -19,6 +19,10 @@ const MARK_EVERY: Duration = Duration::from_secs(1);
 /// Writes joined in one commit at most, so that the first does not wait for too many others.
 const BATCH: usize = 1024;
 
+/// What the store may take of the disk for a while to write tables anew, beside those that they replace:
+/// a level of 256 MiB and what has gathered above it.
+const COMPACTION_BYTES: u64 = 512 << 20;
+
 /// How far the committer has got.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -37,8 +41,12 @@ pub struct Room {
 }
 
 impl Room {
-    /// Watches the disk of this folder; it counts as full with fewer bytes left than `reserve`.
-    pub fn new(folder: &Path, reserve: u64) -> Self {
+    /// Watches the disk of this folder; it counts as full with fewer bytes left than `reserve`, by default
+    /// [`COMPACTION_BYTES`] or a quarter of the disk.
+    pub fn new(folder: &Path, reserve: Option<u64>) -> Self {
+        let quarter =
+            || rustix::fs::statvfs(folder).map_or(u64::MAX, |disk| bytes(disk.f_blocks, &disk) / 4);
+        let reserve = reserve.unwrap_or_else(|| COMPACTION_BYTES.min(quarter()));
         Self { folder: folder.to_owned(), reserve, full: AtomicBool::new(false) }
     }
 
@@ -48,12 +56,16 @@ impl Room {
         let Ok(disk) = rustix::fs::statvfs(&self.folder) else {
             return self.full.load(Relaxed);
         };
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let free = bytes(disk.f_bavail, &disk);
         let margin = if self.full.load(Relaxed) { self.reserve / 4 } else { 0 };
         let full = free < self.reserve.saturating_add(margin);
         self.full.store(full, Relaxed);
         full
     }
+}
+
+fn bytes(blocks: u64, disk: &rustix::fs::StatVfs) -> u64 {
+    blocks.saturating_mul(disk.f_frsize)
 }
 
 /// Hands writes to the thread. Dropping it writes what is left and waits for the thread to end.

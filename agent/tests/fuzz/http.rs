@@ -44,7 +44,7 @@ impl Agent {
         let folder = folder.unwrap();
         let (directory, store) = Directory::open(folder.path(), None, Id::small(7)).unwrap();
         let me = Peer { node: directory.node(), address: "127.0.0.1:1".into() };
-        let room = Room::new(directory.path(), 0);
+        let room = Room::new(directory.path(), Some(0));
         let committer = Committer::start(store.clone(), room, Arc::default()).unwrap();
         let (events, network) = mpsc::channel(100);
         let settings = sky_chord::Settings::default();
@@ -74,7 +74,7 @@ impl Agent {
             require_token: false,
             wait_for_init: false,
             max_value_bytes: 4096,
-            disk_reserve: 0,
+            disk_reserve: Some(0),
             repair_after: Duration::from_secs(10),
             replicas: 3,
             tie_breaker: None,

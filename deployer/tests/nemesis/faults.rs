@@ -18,7 +18,7 @@ const RIGHT_WITHIN: Duration = Duration::from_secs(180);
 const CALM_WITHIN: Duration = Duration::from_secs(45);
 /// How often the agents are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// What is left free on a disk that is nearly full: less than the agents' reserve of 64 MiB.
+/// What is left free on a disk that is nearly full: less than the agents keep free.
 const ROOM_LEFT: u64 = 32 << 20;
 /// A late network.
 const LATE: &[&str] = &["netem", "delay", "100ms", "50ms"];
