@@ -20,6 +20,9 @@ mod dashboard;
 pub mod deployment;
 pub mod drain;
 pub mod error;
+#[cfg(test)]
+#[path = "../../agent/tests/fuzz/driver.rs"]
+mod fuzz;
 pub mod inventory;
 pub mod live;
 mod loss;

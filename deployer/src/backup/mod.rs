@@ -24,6 +24,9 @@
 
 mod draft;
 mod format;
+#[cfg(test)]
+#[path = "../../tests/fuzz/backup.rs"]
+mod fuzz;
 mod place;
 mod read;
 mod threads;

@@ -82,7 +82,7 @@ impl<R: Read> Reader<R> {
             let at = magic.len() as u64;
             return Err(Damage::Cut { at, within: "within its first bytes".to_owned() });
         }
-        if magic[..length - 1] != MAGIC[..length - 1] {
+        if !magic.starts_with(&MAGIC[..length - 1]) {
             return Err(Damage::NotABackup);
         }
         if magic != MAGIC {
@@ -345,6 +345,7 @@ mod tests {
     #[test]
     fn other_files_are_not_backups() {
         assert!(matches!(read(b"something else"), Err(Damage::NotABackup)));
+        assert!(matches!(read(b"short"), Err(Damage::NotABackup)));
         assert!(matches!(read(b"SKYBACK2...."), Err(Damage::Newer(_))));
     }
 }

@@ -45,5 +45,8 @@ impl Target for Text {
 
 #[test]
 fn any_text_is_taken_as_an_inventory_or_refused() {
-    driver::run(&mut Text, &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/inputs"));
+    driver::run(
+        &mut Text,
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/inputs/inventory"),
+    );
 }
