@@ -160,6 +160,18 @@ impl Page {
         self.0.find(Locator::Css(css)).await.unwrap().text().await.unwrap()
     }
 
+    /// Waits until a part of the page says something.
+    async fn says(&self, css: &str, words: &str) {
+        let saying = async {
+            while !self.text(css).await.contains(words) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        if tokio::time::timeout(SOON, saying).await.is_err() {
+            panic!("{css} does not say `{words}`: {}", self.text(css).await);
+        }
+    }
+
     async fn count(&self, css: &str) -> usize {
         self.0.find_all(Locator::Css(css)).await.unwrap().len()
     }
@@ -172,6 +184,14 @@ impl Page {
         let field = self.wait(css, SOON).await;
         field.clear().await.unwrap();
         field.send_keys(text).await.unwrap();
+    }
+
+    /// Writes what README shows.
+    async fn picture(&self, file: &str) {
+        self.0.set_window_size(1400, 1350).await.unwrap();
+        let picture = self.0.screenshot().await.unwrap();
+        std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(file), picture).unwrap();
+        self.0.set_window_size(1400, 1000).await.unwrap();
     }
 
     async fn run(&self, script: &str) -> Value {
@@ -273,6 +293,35 @@ async fn story(page: &Page, url: &str, dashboard: Running) {
     page.wait("#key-result [data-done=get].good", SOON).await;
     assert_eq!(page.text("#key-result .value").await, "from the page");
 
+    // Back to when it was down, and to now.
+    let entry = format!("//button[@data-moment][contains(., '{name} is down')]");
+    page.0.find(Locator::XPath(&entry)).await.unwrap().click().await.unwrap();
+    page.wait("#past:not([hidden])", SOON).await;
+    page.state_becomes(name, "down").await;
+    page.verdict("wrong", SOON).await;
+    assert_eq!(page.count("#node [data-action]").await, 0, "the past cannot be changed");
+    page.click("#past [data-now]").await;
+    page.wait("#past[hidden]", SOON).await;
+    page.state_becomes(name, "up").await;
+
+    // What keeps the circle, and what would be without this node.
+    page.says("#coverage", "3 of 3 members answer").await;
+    page.says("#coverage", "Any one node can fail now").await;
+    page.click("#node [data-whatif]").await;
+    page.wait(&format!("#ring [aria-label^=\"{name}, down\"]"), SOON).await;
+    let all_lack = format!(
+        "const its = [...document.querySelectorAll('#ring .range')]
+            .filter((range) => range.querySelector('title').textContent.includes('{name}'));
+        return its.length >= 3 && its.every((range) => range.querySelector('.lack'))"
+    );
+    assert_eq!(page.run(&all_lack).await, json!(true), "its ranges would lack a copy");
+    page.says("#node .whatif", "Every key can still be read").await;
+    page.click("#node [data-whatif]").await;
+    page.wait(&format!("#ring [aria-label^=\"{name}, up\"]"), SOON).await;
+    if std::env::var_os("UPDATE_PICTURE").is_some() {
+        page.picture("dashboard.png").await;
+    }
+
     // Frozen and let go.
     page.act("pause").await;
     page.state_becomes(name, "paused").await;
@@ -288,6 +337,11 @@ async fn story(page: &Page, url: &str, dashboard: Running) {
     page.0.set_window_size(500, 900).await.unwrap();
     let overflow = "return document.documentElement.scrollWidth > innerWidth";
     assert_eq!(page.run(overflow).await, json!(false), "nothing sticks out");
+
+    // A page that is opened later knows the past, too.
+    page.0.refresh().await.unwrap();
+    page.verdict("right", SOON).await;
+    page.says("#changes", &format!("{name} is paused")).await;
 
     // Without the dashboard the page says so, and keeps what it knows.
     drop(dashboard);

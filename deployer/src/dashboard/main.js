@@ -2,13 +2,13 @@
 
 import { age, clock, h, prose, show } from './dom.js';
 import { act, askForToken } from './actions.js';
+import { coverage, without } from './coverage.js';
 import { startKeys } from './keys.js';
-import { facts, nodes, recent, selectedNode, verdict } from './panels.js';
+import { facts, nodes, selectedNode, verdict } from './panels.js';
 import { drawLegend, drawRing } from './ring.js';
-import { changes } from './state.js';
+import { nodeOf } from './state.js';
+import { entries, pastBar, showSlider, Timeline } from './timeline.js';
 
-/** How many changes are kept. */
-const KEPT = 100;
 /** How long the server may be silent, in milliseconds: it sends a state a second. */
 const SILENCE = 8000;
 /** How long the outcome of an action stays above the table, in milliseconds. */
@@ -31,14 +31,9 @@ const app = {
   busy: new Map(),
   /** @type {?{tone: string, text: string}} What came of the last action, for a while. */
   outcome: null,
-  changes: [],
-  counter: 0,
-
-  note(tone, text) {
-    this.counter += 1;
-    this.changes.unshift({ at: Date.now(), tone, text, number: this.counter });
-    this.changes.length = Math.min(this.changes.length, KEPT);
-  },
+  timeline: new Timeline(),
+  /** Whether the ring is drawn as it would be without the selected node. */
+  whatIf: false,
 
   /** Whether changes can be asked for; asks for the token if there is none. */
   async unlocked() {
@@ -63,20 +58,31 @@ const app = {
 };
 
 function render() {
-  const { state } = app;
-  if (!state) return;
+  if (!app.state) return;
+  const { shown } = app.timeline;
+  const state = shown ?? app.state;
   const since = Date.now() - app.receivedAt;
-  const view = { selected: app.selected, lookup: app.lookup, busy: app.busy, connected: app.connected, since: app.connected ? 0 : since };
+  const selected = nodeOf(state, app.selected) ? app.selected : null;
+  const view = {
+    selected, lookup: app.lookup, busy: app.busy, past: shown !== null, whatIf: app.whatIf && selected !== null,
+    // What was then is known, whatever is now.
+    connected: app.connected || shown !== null, since: app.connected || shown ? 0 : since,
+  };
   const { tone, title, content } = verdict(state, view);
-  document.title = `${{ right: '✓', degraded: '!', wrong: '✗', unknown: '?' }[tone]} ${state.name}: ${title}`;
-  document.body.classList.toggle('lost', !app.connected);
+  const drawn = view.whatIf ? without(state, selected) : state;
+  document.title = `${shown ? '⏱' : { right: '✓', degraded: '!', wrong: '✗', unknown: '?' }[tone]} ${state.name}: ${title}`;
+  document.body.classList.toggle('lost', !view.connected);
+  document.body.classList.toggle('past', view.past);
+  show('past', pastBar(app.timeline, Date.now())).hidden = !view.past;
   show('facts', facts(state));
   show('verdict', content).dataset.verdict = tone;
-  show('ring', drawRing(state, view));
-  show('legend', drawLegend(state, view));
+  show('ring', drawRing(drawn, view));
+  show('legend', drawLegend(drawn, view));
+  show('coverage', coverage(state));
   show('nodes', nodes(state, view));
   show('node', selectedNode(state, view));
-  show('changes', recent(app.changes));
+  show('changes', entries(app.timeline));
+  showSlider(app.timeline);
   show('busy', [...app.busy.values()].map((text) => h('span', { class: 'doing' }, text)), app.outcome && h('span', { class: `outcome ${app.outcome.tone}` }, prose(app.outcome.text)));
   show('live', app.connected ? [h('span', { class: 'dot' }), 'live'] : 'not connected', ' · ', app.token ? 'changes allowed' : h('button', { type: 'button', class: 'quiet', 'data-unlock': true }, 'read-only'));
 }
@@ -95,7 +101,7 @@ function showConnection() {
 function receive(state) {
   // Another version of sky-deploy has another page.
   if (app.state && app.state.version !== state.version) location.reload();
-  for (const { tone, text } of changes(app.state, state)) app.note(tone, text);
+  app.timeline.take(state);
   app.state = state;
   app.receivedAt = Date.now();
   app.connected = true;
@@ -135,6 +141,7 @@ function listen() {
 
 function select(id) {
   app.selected = app.selected === id ? null : id;
+  app.whatIf = false;
   render();
 }
 
@@ -151,13 +158,19 @@ async function startAction(action, name) {
     done(tone, text, status) {
       const outcome = { tone, text };
       app.busy.delete(key);
-      app.note(tone, text);
+      app.timeline.note(tone, text);
       app.refused({ status });
       app.outcome = outcome;
       setTimeout(() => { if (app.outcome === outcome) app.outcome = null; }, OUTCOME_SHOWN);
       render();
     },
   });
+}
+
+/** Shows the ring as it was at a moment, or now; choosing the same again leads back. */
+function lookAt(moment) {
+  app.timeline.look(moment === app.timeline.moment ? null : moment);
+  render();
 }
 
 /** Arrow keys walk along the table's rows and around the ring. */
@@ -179,9 +192,17 @@ document.addEventListener('click', ({ target }) => {
   else if (at('action')) startAction(at('action').dataset.action, at('action').dataset.node ?? null);
   else if (at('unlock')) app.unlocked();
   else if (at('forget')) app.found(null);
+  else if (at('whatif')) {
+    app.whatIf = !app.whatIf;
+    render();
+  } else if (at('moment')) lookAt(Number(at('moment').dataset.moment));
+  else if (at('now')) lookAt(null);
 });
 document.addEventListener('keydown', (event) => {
-  if (event.key === 'Escape' && !document.querySelector('dialog[open]') && app.selected) select(app.selected);
+  if (event.key === 'Escape' && !document.querySelector('dialog[open]')) {
+    if (app.timeline.moment !== null) lookAt(null);
+    else if (app.selected) select(app.selected);
+  }
   if ((event.key === 'Enter' || event.key === ' ') && event.target.closest?.('g[data-select]')) {
     event.preventDefault();
     select(event.target.closest('g[data-select]').dataset.select);
@@ -197,4 +218,11 @@ if (given) {
 }
 app.token = sessionStorage.getItem(TOKEN);
 startKeys(app);
+document.getElementById('moment').addEventListener('input', ({ target }) => {
+  app.timeline.lookAt(Number(target.value));
+  render();
+});
+// Without the past the page begins with now.
+const past = await fetch('/api/history').then((response) => (response.ok ? response.json() : []), () => []);
+app.timeline.begin(past);
 listen();

@@ -11,6 +11,7 @@
 //! | `GET /` | the page; its files are at `/assets/{hash}/{file}` and never change |
 //! | `GET /api/ring` | [`aggregate::RingState`] as JSON |
 //! | `GET /api/events` | the same as server-sent events, one after each round of reports |
+//! | `GET /api/history` | what it was before, oldest first: each state that differed in more than numbers |
 //! | `GET`, `HEAD /api/kv/{key}` | `/kv/{key}` of any live agent |
 //! | `PUT`, `POST`, `DELETE /api/kv/{key}` | the same; needs the token |
 //! | `GET /api/kv?prefix=&limit=&cursor=` | `/kv` of any live agent: keys across the ring, paged |
@@ -28,6 +29,7 @@
 //! site can reach it by pointing its own name here, and whose `Origin`, if any, is its own.
 
 pub(crate) mod aggregate;
+mod history;
 mod proxy;
 mod routes;
 mod server;
@@ -36,14 +38,15 @@ mod tests;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use aggregate::{Aggregator, Expected};
+use aggregate::{Aggregator, Expected, RingState};
+use history::History;
 
 /// Where the dashboard listens unless told otherwise.
 pub(crate) const DEFAULT_ADDRESS: SocketAddr =
@@ -167,18 +170,26 @@ pub(crate) async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) {
     let mut aggregator = Aggregator::new(facts, source, &token);
-    let (sender, states) = watch::channel(Arc::new(aggregator.round().await));
+    let history = Arc::new(Mutex::new(History::default()));
+    let kept = history.clone();
+    let keep = move |state: RingState| {
+        let state = Arc::new(state);
+        kept.lock().unwrap_or_else(PoisonError::into_inner).take(&state);
+        state
+    };
+    let (sender, states) = watch::channel(keep(aggregator.round().await));
     let rounds = async move {
         let mut ticks = tokio::time::interval(ROUND);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ticks.tick().await;
         loop {
             ticks.tick().await;
-            sender.send_replace(Arc::new(aggregator.round().await));
+            sender.send_replace(keep(aggregator.round().await));
         }
     };
     let (stop, stopped) = watch::channel(false);
-    let routes = routes::routes(routes::Shared::new(states, actions, token, stopped.clone()));
+    let shared = routes::Shared::new(states, history, actions, token, stopped.clone());
+    let routes = routes::routes(shared);
     let mut server = std::pin::pin!(server::serve(listener, routes, stopped));
     tokio::select! {
         () = &mut server => {}

@@ -1,6 +1,7 @@
-/** The panels of text: facts, verdict, table of nodes, the selected node, recent changes. */
+/** The panels of text: facts, verdict, table of nodes, the selected node. */
 
-import { age, ago, bytes, clock, count, h, latency, number, percent, prose } from './dom.js';
+import { age, ago, bytes, count, h, latency, number, percent, prose } from './dom.js';
+import { whatIf } from './coverage.js';
 import { badge, verdictMark } from './ring.js';
 import { fraction, look, nameOf, nodeOf, summary } from './state.js';
 import { verbsFor, VERBS } from './actions.js';
@@ -106,11 +107,12 @@ export function selectedNode(state, view) {
   }
   const row = (term, ...content) => [h('dt', {}, term), h('dd', {}, content.length > 0 ? content : '–')];
   const body = node.container ? `${node.provider}, container ${node.container.slice(0, 12)}` : node.pid ? `process ${node.pid}` : node.provider;
-  const verbs = verbsFor(node);
+  const verbs = view.past ? [] : verbsFor(node);
   return [
     h('div', { class: 'panel-head' },
       h('h2', { id: 'node-title' }, badge(state, node), node.name, h('span', { class: 'dim' }, ` ${look(node).words}`)),
-      h('div', { class: 'buttons' }, verbs.map((verb) => h('button', { type: 'button', 'data-action': verb, 'data-node': node.name, 'data-key': verb, disabled: view.busy.has(node.name) }, `${VERBS[verb].label}…`)))),
+      h('div', { class: 'buttons' }, verbs.map((verb) => h('button', { type: 'button', 'data-action': verb, 'data-node': node.name, 'data-key': verb, disabled: view.busy.has(node.name) }, `${VERBS[verb].label}…`)), whatIf(state, view)[0])),
+    whatIf(state, view)[1],
     node.error && h('p', { class: 'remark' }, `Last question to its agent: ${node.error}.`),
     isStale(node, view.since) && node.age_ms !== null && h('p', { class: 'remark' }, `What follows is ${age(ageOf(node, view.since))} old.`),
     node.suspected_by.length > 0 && h('p', { class: 'remark' }, `Suspected by ${node.suspected_by.map(([id, ms]) => `${nameOf(state, id)} for ${age(ms)}`).join(', ')}.`),
@@ -126,9 +128,4 @@ export function selectedNode(state, view) {
       row('Ranges', node.ranges.length > 0 ? h('ul', { class: 'ranges' }, node.ranges.map((range) => rangeItem(state, range))) : '–'),
       node.load && row('Agent', `version ${node.load.version}, up ${age(node.load.uptime_s * 1000)}, ${bytes(node.load.disk_bytes)} on disk`)),
   ];
-}
-
-/** What happened, newest first. */
-export function recent(changes) {
-  return h('ol', { class: 'changes' }, changes.map(({ at, tone, text, number: index }) => h('li', { 'data-key': `change-${index}`, class: tone }, h('time', { datetime: new Date(at).toISOString() }, clock(at)), h('span', {}, prose(text)))));
 }

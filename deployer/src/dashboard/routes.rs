@@ -1,7 +1,7 @@
 //! The paths of the dashboard, who may use them, and the files of the page.
 
 use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -15,6 +15,7 @@ use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use warp::reply::{Reply, Response};
 
 use super::aggregate::RingState;
+use super::history::History;
 use super::proxy::{Proxy, decode, target_of_key, target_of_list};
 use super::{Action, Actions, Verb};
 
@@ -31,7 +32,7 @@ const PAGE: &str = include_str!("index.html");
 const ASSETS_MARK: &str = "__ASSETS__";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 /// The files of the page: name, content type, text.
-const ASSETS: [(&str, &str, &str); 9] = [
+const ASSETS: [(&str, &str, &str); 11] = [
     ("style.css", "text/css; charset=utf-8", include_str!("style.css")),
     ("icon.svg", "image/svg+xml", include_str!("icon.svg")),
     ("main.js", SCRIPT, include_str!("main.js")),
@@ -39,6 +40,8 @@ const ASSETS: [(&str, &str, &str); 9] = [
     ("dom.js", SCRIPT, include_str!("dom.js")),
     ("ring.js", SCRIPT, include_str!("ring.js")),
     ("panels.js", SCRIPT, include_str!("panels.js")),
+    ("coverage.js", SCRIPT, include_str!("coverage.js")),
+    ("timeline.js", SCRIPT, include_str!("timeline.js")),
     ("keys.js", SCRIPT, include_str!("keys.js")),
     ("actions.js", SCRIPT, include_str!("actions.js")),
 ];
@@ -51,6 +54,7 @@ static ASSETS_HASH: LazyLock<String> = LazyLock::new(|| {
 /// What all requests share.
 pub(super) struct Shared {
     states: watch::Receiver<Arc<RingState>>,
+    history: Arc<Mutex<History>>,
     actions: Arc<dyn Actions>,
     token: String,
     /// Turns true when the server stops: streams end then.
@@ -61,12 +65,13 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(
         states: watch::Receiver<Arc<RingState>>,
+        history: Arc<Mutex<History>>,
         actions: Arc<dyn Actions>,
         token: String,
         stopped: watch::Receiver<bool>,
     ) -> Arc<Self> {
         let proxy = Proxy::new(&token);
-        Arc::new(Self { states, actions, token, stopped, proxy })
+        Arc::new(Self { states, history, actions, token, stopped, proxy })
     }
 }
 
@@ -96,6 +101,7 @@ enum Route<'a> {
     Asset(&'a str),
     Ring,
     Events,
+    History,
     Keys,
     Key(&'a str),
     Lookup(&'a str),
@@ -114,6 +120,7 @@ impl<'a> Route<'a> {
             Some(("api", rest)) => match rest.split_once('/') {
                 None if rest == "ring" => Self::Ring,
                 None if rest == "events" => Self::Events,
+                None if rest == "history" => Self::History,
                 None if rest == "kv" => Self::Keys,
                 None if rest == "nodes" => Self::Nodes,
                 Some(("kv", key)) => Self::Key(key),
@@ -173,6 +180,10 @@ impl Call<'_> {
             Route::Asset(name) => return asset(name),
             Route::Ring => return Ok(warp::reply::json(&*ring).into_response()),
             Route::Events => return Ok(events(shared)),
+            Route::History => {
+                let states = shared.history.lock().unwrap_or_else(PoisonError::into_inner).states();
+                return Ok(warp::reply::json(&states).into_response());
+            }
             Route::Nodes => return act(shared, Action::Add).await,
             Route::Node(name, verb) => {
                 let name = decode(name).unwrap_or_default();

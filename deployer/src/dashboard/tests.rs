@@ -207,7 +207,7 @@ async fn every_file_that_a_script_imports_is_served() {
         }
         next += 1;
     }
-    assert_eq!(files.len(), 7);
+    assert_eq!(files.len(), 9);
 }
 
 #[tokio::test]
@@ -238,6 +238,10 @@ async fn states_come_as_json_and_as_events() {
         let state: Value = serde_json::from_str(json).unwrap();
         assert_eq!(state["name"], "test");
     }
+    let history = fixture.call(Method::GET, "/api/history").send().await.unwrap();
+    let history: Value = history.json().await.unwrap();
+    assert_eq!(history.as_array().unwrap().len(), 1, "states that look alike are kept once");
+    assert_eq!(history[0]["at_ms"], state["at_ms"]);
     fixture.stop.send(()).unwrap();
     fixture.server.await.unwrap();
     assert!(chunks.next().await.is_none_or(|end| end.is_err()), "streams end with the server");
@@ -332,8 +336,8 @@ async fn a_node_that_ends_keeps_its_data_and_a_stranger_is_shown() {
     let deployer = Arc::new(Deployer::default());
     *deployer.nodes.lock().unwrap() = vec![here.expected.clone(), gone.expected.clone()];
     let mut aggregator = Aggregator::new(facts(), deployer.clone(), "token");
-    let state = aggregator.round().await;
-    assert!(state.nodes.iter().all(|node| node.answering));
+    let before = aggregator.round().await;
+    assert!(before.nodes.iter().all(|node| node.answering));
 
     let Agent { expected, _end: end, .. } = gone;
     end.send(()).unwrap();
@@ -346,6 +350,23 @@ async fn a_node_that_ends_keeps_its_data_and_a_stranger_is_shown() {
     assert!(state.nodes[2].answering && !state.nodes[2].expected);
     assert!(!state.verdict.right);
     assert!(state.verdict.problems[0].starts_with("n2 is down"), "{:?}", state.verdict.problems);
+
+    // What looks alike is kept once, and the oldest goes when there is too much.
+    let (before, state) = (Arc::new(before), Arc::new(state));
+    let again = Arc::new(aggregator.round().await);
+    let mut history = History::default();
+    for state in [&before, &state, &again] {
+        history.take(state);
+    }
+    let at = |state: &Arc<RingState>| state.at_ms;
+    let kept: Vec<_> = history.states().iter().map(at).collect();
+    assert_eq!(kept, [before.at_ms, state.at_ms]);
+    for _ in 0..2000 {
+        history.take(&before);
+        history.take(&state);
+    }
+    let reports: usize = history.states().iter().map(|state| state.nodes.len()).sum();
+    assert!((3900..=4000).contains(&reports), "{reports}");
     // The fingers 0 to 2 all point to the stranger.
     assert_eq!(serde_json::to_value(&state.nodes[0].fingers).unwrap()[0]["last"], 2);
 }

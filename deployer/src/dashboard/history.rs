@@ -1,0 +1,59 @@
+//! What the ring was like before: the states that differ from the one before in more than numbers, so that
+//! the page can go back to any of them, also one that is opened later.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::aggregate::{NodeReport, Range, RingState};
+
+/// How many reports of nodes are kept in all: some megabytes as JSON, and hours of an ordinary ring.
+const REPORTS: usize = 4000;
+
+/// The states, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    states: VecDeque<Arc<RingState>>,
+    reports: usize,
+}
+
+impl History {
+    /// Keeps a state, unless it looks like the last one; the oldest go when there are too many.
+    pub(super) fn take(&mut self, state: &Arc<RingState>) {
+        if self.states.back().is_some_and(|last| look_alike(last, state)) {
+            return;
+        }
+        self.reports += state.nodes.len();
+        self.states.push_back(state.clone());
+        while self.reports > REPORTS && self.states.len() > 1 {
+            self.reports -= self.states.pop_front().map_or(0, |state| state.nodes.len());
+        }
+    }
+
+    /// All of them.
+    pub(super) fn states(&self) -> Vec<Arc<RingState>> {
+        self.states.iter().cloned().collect()
+    }
+}
+
+fn look_alike(one: &RingState, other: &RingState) -> bool {
+    let verdict = |state: &RingState| (state.verdict.right, state.verdict.replicated);
+    (&one.ring, &one.source_error) == (&other.ring, &other.source_error)
+        && verdict(one) == verdict(other)
+        && one.nodes.iter().map(look_of_node).eq(other.nodes.iter().map(look_of_node))
+        && one.ranges.iter().map(look_of_range).eq(other.ranges.iter().map(look_of_range))
+}
+
+fn look_of_node(node: &NodeReport) -> impl PartialEq + '_ {
+    let suspecting: Vec<_> = node.suspected_by.iter().map(|(id, _)| id).collect();
+    (
+        (node.id, &node.name, node.state, node.expected, node.answering),
+        (node.phase, node.predecessor, &node.successors, &node.fingers, suspecting),
+    )
+}
+
+fn look_of_range(range: &Range) -> impl PartialEq + '_ {
+    (
+        (range.lo, range.hi, range.epoch, &range.members, &range.prev),
+        (range.unswept, &range.lagging, range.available),
+    )
+}
