@@ -1,6 +1,6 @@
 //! The dashboard in a real browser, over a real ring of processes made by the real program.
 //!
-//! Needs Chromium and its driver. Without them the test says so and ends; where `CI` is `true` it fails.
+//! `UPDATE_PICTURE=1` makes the picture in README anew. Needs Chromium and its driver. Without them the test says so and ends; where `CI` is `true` it fails.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "this is test code")]
 
@@ -188,7 +188,8 @@ impl Page {
 
     /// Writes what README shows.
     async fn picture(&self, file: &str) {
-        self.0.set_window_size(1400, 1350).await.unwrap();
+        self.0.set_window_size(1400, 1560).await.unwrap();
+        self.run("scrollTo(0, 0)").await;
         let picture = self.0.screenshot().await.unwrap();
         std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(file), picture).unwrap();
         self.0.set_window_size(1400, 1000).await.unwrap();
