@@ -1,6 +1,7 @@
 //! The dashboard in a real browser, over a real ring of processes made by the real program.
 //!
-//! `UPDATE_PICTURE=1` makes the picture in README anew. Needs Chromium and its driver. Without them the test says so and ends; where `CI` is `true` it fails.
+//! Needs Chromium and its driver. Without them the test says so and ends; where `CI` is `true` it fails.
+//! `UPDATE_PICTURE=1` makes the picture in README anew.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "this is test code")]
 

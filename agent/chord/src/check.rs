@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::config::{NodeId, Peer};
 use crate::id::Id;
 use crate::view::{Phase, RangeView, View};
-pub use zave::zave_invariant;
+pub use zave::{principals, zave_invariant};
 
 /// The verdict over the reports of all agents.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

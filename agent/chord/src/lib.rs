@@ -41,7 +41,7 @@ mod time;
 mod timer;
 mod view;
 
-pub use check::{Verdict, check, zave_invariant};
+pub use check::{Verdict, check, principals, zave_invariant};
 pub use config::{
     Accepted, Ballot, Config, NodeId, Peer, Proposal, RangeTag, Slot, SlotBallot, is_majority,
 };

@@ -200,9 +200,17 @@ impl Membership {
     ) {
         let ranks = entries.iter().map(|entry| (entry.peer.node, (entry.version, entry.status)));
         let theirs: BTreeMap<_, _> = if reply { ranks.collect() } else { BTreeMap::new() };
+        let mine = self.table.get(&self.me).map(Known::rank);
+        let is_me = |entry: &MemberEntry| entry.peer.node == self.me;
+        let said = entries.iter().find(|entry| is_me(entry)).map(|e| (e.version, e.status));
+        // Whoever wants a reply has not written down yet what it says.
+        if !reply && said.is_some() && said == mine {
+            self.on_echo(ctx);
+        }
         for entry in entries {
             self.merge(ctx, entry);
         }
+        self.save(ctx);
         if reply {
             let better = |known: &&Known| {
                 let node = &known.entry.peer.node;
@@ -212,7 +220,7 @@ impl Membership {
             let entries: Vec<_> =
                 self.table.values().filter(better).map(|known| known.entry.clone()).collect();
             if !entries.is_empty() {
-                ctx.tell(from, Body::Gossip { entries, reply: false });
+                ctx.tell_after(ctx.last_commit(), from, Body::Gossip { entries, reply: false });
             }
         }
     }
@@ -420,9 +428,6 @@ impl Membership {
             return;
         };
         if rank <= known.rank() {
-            if rank == known.rank() && node == self.me {
-                self.on_echo(ctx);
-            }
             return;
         }
         if node == self.me {
@@ -463,6 +468,10 @@ impl Membership {
         }
         self.tell_later(node);
         self.unsaved |= entry.status != MemberStatus::Suspect;
+        if word == MemberStatus::Leaving && old_word != word {
+            // It goes when this node repeats it: then it is on disk, with all that it told of others.
+            self.saved = None;
+        }
         self.supersede(node.position);
     }
 
@@ -500,7 +509,10 @@ impl Membership {
         if known.rumour.is_none() {
             self.changes.push(MemberChange::Suspected(node));
         }
-        if known.entry.status < MemberStatus::Suspect {
+        // Suspicion must not hide that it leaves: for those who hear only now of it, too, it has left when
+        // it stays silent.
+        let hides = known.word != MemberStatus::Leaving;
+        if hides && known.entry.status < MemberStatus::Suspect {
             self.edit(&node, |known| known.entry.status = MemberStatus::Suspect);
             self.tell_later(node);
         }
@@ -560,7 +572,8 @@ impl Membership {
         let entries: Vec<_> = self.news.keys().filter_map(told).collect();
         for _ in 0..FANOUT.min(others.len()) {
             let to = others.swap_remove(ctx.rng.below(others.len()));
-            ctx.tell(&to, Body::Gossip { entries: entries.clone(), reply: false });
+            let news = Body::Gossip { entries: entries.clone(), reply: false };
+            ctx.tell_after(ctx.last_commit(), &to, news);
         }
         self.news.retain(|_, rounds| {
             *rounds -= 1;

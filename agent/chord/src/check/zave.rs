@@ -11,17 +11,15 @@ type State = (NodeId, Option<Peer>, Vec<Peer>);
 /// Checks that the states of all live members are states of a correct Chord ring (Zave, TSE 2017):
 /// successor lists are ordered, without duplicates and without the node itself; every member has a
 /// live successor; the members that reach themselves by live successors form one ordered ring, and
-/// all others reach it; with more than `r` + 1 members, at least `r` + 1 of them are principals, that
-/// is, skipped by nobody's list.
+/// all others reach it; with more than `r` + 1 members, at least `r` + 1 of them are [`principals`], if the
+/// ring once had as many: the paper presupposes that.
 ///
-/// A member whose list is empty is its own successor, which only a small ring may have. The count of
-/// principals presupposes, as in the paper, a ring that once had `r` + 1 of them.
+/// A member whose list is empty is its own successor, which only a small ring may have.
 ///
 /// # Errors
 /// A sentence that says what does not hold, and where.
-pub fn zave_invariant(states: &[State], r: usize) -> Result<(), String> {
-    let lists: BTreeMap<NodeId, &[Peer]> =
-        states.iter().map(|(node, _, list)| (*node, list.as_slice())).collect();
+pub fn zave_invariant(states: &[State], r: usize, had_principals: bool) -> Result<(), String> {
+    let lists = lists(states);
     for (node, list) in &lists {
         is_ordered(*node, list)?;
     }
@@ -33,11 +31,21 @@ pub fn zave_invariant(states: &[State], r: usize) -> Result<(), String> {
     if let Some((node, _)) = lists.iter().find(|(_, list)| list.is_empty()) {
         return Err(format!("{node:?} takes itself to be alone among {}", lists.len()));
     }
-    let principals = lists.keys().filter(|node| !is_skipped(node.position, &lists)).count();
-    if principals < r + 1 {
+    let principals = principals(states);
+    if had_principals && principals < r + 1 {
         return Err(format!("of {} members only {principals} are principals", lists.len()));
     }
     Ok(())
+}
+
+/// How many members are principals: skipped by nobody's list.
+pub fn principals(states: &[State]) -> usize {
+    let lists = lists(states);
+    lists.keys().filter(|node| !is_skipped(node.position, &lists)).count()
+}
+
+fn lists(states: &[State]) -> BTreeMap<NodeId, &[Peer]> {
+    states.iter().map(|(node, _, list)| (*node, list.as_slice())).collect()
 }
 
 fn is_ordered(node: NodeId, list: &[Peer]) -> Result<(), String> {

@@ -8,7 +8,7 @@ use crate::time::Time;
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) entry: MemberEntry,
-    /// What the node last said of itself: suspicion hides it in the entry.
+    /// What the node last said of itself: suspicion hides it in the entry, unless it leaves.
     pub(super) word: MemberStatus,
     /// The last message that came from the node itself.
     pub(super) heard: Option<Time>,

@@ -184,6 +184,25 @@ fn a_rumour_is_believed_without_news_of_ones_own() {
 }
 
 #[test]
+fn who_leaves_and_falls_silent_has_left_also_by_hearsay() {
+    let (mut ctx, mut members) = lone();
+    let node = peer(20).node;
+    let known = |members: &Membership| members.table[&node].entry.clone();
+    gossip(&mut ctx, &mut members, entry(30, 1 << 33, MemberStatus::Up));
+    gossip(&mut ctx, &mut members, entry(20, 1 << 33, MemberStatus::Leaving));
+    assert!(!members.unsaved, "that it leaves is on its way to the disk at once");
+    members.suspect(&mut ctx, node);
+    assert!(members.is_suspect(&node));
+    assert_eq!(known(&members).status, MemberStatus::Leaving, "and others are told that");
+    let (mut ctx, mut third) = lone();
+    gossip(&mut ctx, &mut third, known(&members));
+    third.suspect(&mut ctx, node);
+    ctx.now = ctx.now + ctx.settings.repair_after;
+    third.say_goodbye(&ctx);
+    assert!(third.has_left(&node));
+}
+
+#[test]
 fn a_node_refutes_what_is_said_of_it() {
     let (mut ctx, mut members) = lone();
     members.set_status(MemberStatus::Up);

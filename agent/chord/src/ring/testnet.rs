@@ -176,11 +176,12 @@ impl Part {
             match output {
                 Output::Send { to, message } => sent.push((to, message)),
                 Output::Notify(notice) => self.notices.push(notice),
-                Output::Persist { writes, .. } => {
+                Output::Persist { seq, writes } => {
                     for write in writes {
                         let Write::Meta { name, bytes: Some(bytes) } = write else { continue };
                         self.store.insert(name, bytes);
                     }
+                    self.ctx.on_persisted(seq);
                 }
                 Output::Reply { .. } | Output::Wait { .. } => {}
             }
@@ -286,7 +287,8 @@ impl Net {
         }
         if self.is_checked && has_changed {
             let r = self.settings.successors;
-            zave_invariant(&self.states(), r).unwrap_or_else(|why| panic!("at {now:?}: {why}"));
+            zave_invariant(&self.states(), r, true)
+                .unwrap_or_else(|why| panic!("at {now:?}: {why}"));
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sky_chord::{
     Ballot, Event, Id, Key, Node, NodeId, Notice, Operation, Peer, Phase, Reply, Request, RingId,
-    Settings, Start, Ticket, Time, View, zave_invariant,
+    Settings, Start, Ticket, Time, View, principals, zave_invariant,
 };
 
 use super::clock::{Clock, TRUE_RATE};
@@ -44,6 +44,8 @@ pub(crate) struct Cluster {
     pub(crate) data_bytes: Option<usize>,
     /// Whether the ring pointers have to satisfy Zave's invariant at every sample.
     pub(crate) asserts_ring: bool,
+    /// Whether the ring has had more principals than successor lists have entries.
+    had_principals: bool,
     /// By how much a clock may be too slow or too fast, in millionths.
     pub(crate) drift: u64,
     /// By how much wall clocks differ from the truth.
@@ -98,6 +100,7 @@ impl Cluster {
             notices: Vec::new(),
             data_bytes: None,
             asserts_ring: false,
+            had_principals: false,
             drift: 0,
             wall_spread: Duration::ZERO,
             tamper: Tamper::default(),
@@ -383,7 +386,10 @@ impl Cluster {
             let members =
                 reports.into_iter().filter(|view| matches!(view.phase, Phase::Up | Phase::Leaving));
             let states = members.map(|v: View| (v.me.node, v.predecessor, v.successors));
-            let checked = zave_invariant(&states.collect::<Vec<_>>(), self.settings.successors);
+            let (states, r) = (states.collect::<Vec<_>>(), self.settings.successors);
+            let has_principals = principals(&states) > r;
+            self.had_principals = has_principals || self.had_principals && states.len() > r + 1;
+            let checked = zave_invariant(&states, r, self.had_principals);
             checked.unwrap_or_else(|problem| panic!("at {:?}: {problem}", self.now));
         }
     }

@@ -158,11 +158,11 @@ pub(crate) fn live(plan: &Plan, random: &mut Random) -> Summary {
     Summary { line, mark: cluster.random.next() }
 }
 
-/// The ring has to become right while clients go on.
+/// The ring has to become right, and to know that its disks have room, while clients go on.
 fn wait_until_right(cluster: &mut Cluster, workload: &mut Workload) {
     let end = cluster.now + Duration::from_secs(90);
     while cluster.now < end {
-        if workload.step(cluster) == Step::Sample && cluster.verdict().right {
+        if workload.step(cluster) == Step::Sample && cluster.verdict().right && cluster.has_room() {
             return;
         }
     }

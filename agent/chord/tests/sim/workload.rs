@@ -316,7 +316,8 @@ impl Workload {
             Some(Reply::Operated(Err(failure))) => {
                 let work = self.clients[index].work.as_ref();
                 let asked = work.map(|work| &work.operation);
-                assert!(!self.strict, "{failure} for {asked:?} at {:?}", cluster.now);
+                let is_excused = failure == Failure::MaybeApplied && self.is_crowded(index);
+                assert!(!self.strict || is_excused, "{failure} for {asked:?} at {:?}", cluster.now);
                 match failure {
                     Failure::Unavailable(_) | Failure::DiskFull => {
                         self.on_nothing_done(cluster.now, index);
@@ -393,7 +394,7 @@ impl Workload {
 
     /// Nobody knows what became of this attempt.
     fn on_unknown(&mut self, now: Time, index: usize) {
-        assert!(!self.strict, "the fate of an operation is unknown");
+        assert!(!self.strict || self.is_crowded(index), "the fate of an operation is unknown");
         let gives_up = self.random.chance(0.2) || self.is_forgotten(now, index);
         let client = &mut self.clients[index];
         let Some(work) = &mut client.work else { return };
@@ -402,6 +403,16 @@ impl Workload {
         client.ready = now + Duration::from_millis(50 + self.random.below(300) as u64);
         if gives_up || (work.unknown && work.given.is_none()) {
             self.give_up(now, index);
+        }
+    }
+
+    /// Whether so many others change the key that nobody can tell what became of a request which waited.
+    fn is_crowded(&self, index: usize) -> bool {
+        match &self.clients[index].work {
+            Some(Work { kind: Kind::Sure(entry), .. }) => {
+                self.oracle.changes_since(entry) >= REQUEST_IDS_KEPT
+            }
+            _ => false,
         }
     }
 

@@ -89,6 +89,12 @@ impl Cluster {
         sky_chord::check(&reports, self.settings.replicas, self.settings.successors)
     }
 
+    /// Whether no node takes its disk to be full.
+    pub(crate) fn has_room(&mut self) -> bool {
+        let machines = self.expected();
+        machines.into_iter().all(|machine| self.view(machine).is_none_or(|v| !v.load.disk_full))
+    }
+
     /// Lets the ring come to rest; fails if it is not right within a virtual minute.
     pub(crate) fn settle(&mut self) {
         if !self.run_until(Duration::from_secs(60), |cluster| cluster.verdict().right) {
