@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::dashboard::DEFAULT_ADDRESS;
-use crate::inventory::Wishes;
+use crate::inventory::{Wishes, parse_duration};
 
 /// Puts a ring on machines, containers or processes, and shows it live.
 #[derive(Debug, Parser)]
@@ -131,6 +132,34 @@ pub struct StatusArgs {
     pub watch: Option<u64>,
 }
 
+/// Which logs, and what of them.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// The name of a node, or all; lines of all begin with the name of their node
+    #[arg(default_value = "all")]
+    pub node: String,
+    /// Its ring.
+    #[command(flatten)]
+    pub target: Target,
+    /// Go on with what is written later, also by nodes that come later, until Ctrl-C
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only the last so many lines of each node
+    #[arg(long, short = 'n', value_name = "LINES", alias = "lines")]
+    pub tail: Option<usize>,
+    /// Only what was written since then: how long ago (90s, 10m, 2h), or a time such as
+    /// 2026-11-28T14:00:00Z, which is in UTC unless it says otherwise
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub since: Option<SystemTime>,
+}
+
+fn moment(text: &str) -> Result<SystemTime, &'static str> {
+    let ago = parse_duration(text).and_then(|ago| SystemTime::now().checked_sub(ago));
+    ago.or_else(|| crate::moment::parse(text)).ok_or(
+        "must be how long ago, such as 90s, 10m or 2h, or a time such as 2026-11-28T14:00:00Z",
+    )
+}
+
 fn seconds(text: &str) -> Result<u64, &'static str> {
     let number = text.parse().ok().filter(|seconds| *seconds > 0);
     number.ok_or(
@@ -183,20 +212,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Show the circle: each node with its neighbours and keys, each range with its members and epoch
     Ring(Target),
-    /// Show the log of a node, or of all
-    Logs {
-        /// The name of a node, or all
-        node: String,
-        /// Its ring.
-        #[command(flatten)]
-        target: Target,
-        /// Go on with what is written later
-        #[arg(long, short)]
-        follow: bool,
-        /// Only the last so many lines
-        #[arg(long, short = 'n', value_name = "LINES")]
-        lines: Option<usize>,
-    },
+    /// Show the log of a node, or of all in the order of time
+    Logs(LogsArgs),
     /// Show the ring live until Ctrl-C
     Dashboard {
         /// Its ring.

@@ -120,9 +120,7 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode> {
         }
         Command::Status(args) => status::run(context, &args).await,
         Command::Ring(target) => ring::run(context, &target.inventory).await,
-        Command::Logs { node, target, follow, lines } => {
-            logs::run(context, &node, &target.inventory, follow, lines).await
-        }
+        Command::Logs(args) => logs::run(context, &args).await,
         Command::Dashboard { target, dashboard } => {
             live::serve(target.inventory, dashboard, context.printer).await?;
             Ok(ExitCode::SUCCESS)

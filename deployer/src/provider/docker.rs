@@ -3,6 +3,7 @@
 
 mod engine;
 mod image;
+mod logs;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,15 +15,14 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
-    ListVolumesOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
-    RemoveImageOptions, RemoveVolumeOptions, StopContainerOptionsBuilder,
+    ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptions,
+    RemoveVolumeOptions, StopContainerOptionsBuilder,
 };
-use bytes::Bytes;
 use futures_util::future::FutureExt;
-use futures_util::stream::{BoxStream, StreamExt};
+use futures_util::stream::BoxStream;
 use tokio::sync::OnceCell;
 
-use super::{Doing, LogRequest, Provider, Site, not_running};
+use super::{Doing, LogRequest, Provider, Said, Site, lines, not_running};
 use crate::error::{During, Result};
 use crate::inventory::ProviderKind;
 use crate::node::{Handle, LOOPBACK, Launch, Machine, MachineState, NodeSpec};
@@ -441,19 +441,8 @@ impl Provider for Containers {
         self.remove_unused_images().boxed()
     }
 
-    fn logs<'a>(&'a self, name: &'a str, wanted: LogRequest) -> BoxStream<'a, Result<Bytes>> {
-        let lines = wanted.lines.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
-        let options = LogsOptionsBuilder::new()
-            .stdout(true)
-            .stderr(true)
-            .follow(wanted.follow)
-            .tail(&lines)
-            .build();
-        let container = self.container(name);
-        let pieces = self.docker().logs(&container, Some(options)).map(move |piece| {
-            let piece = piece.during(|| format!("cannot read the log of {container}"))?;
-            Ok(piece.into_bytes())
-        });
-        pieces.boxed()
+    fn logs(&self, name: &str, wanted: LogRequest) -> BoxStream<'_, Result<Said>> {
+        let name = name.to_owned();
+        lines::kept_up(wanted, logs::PAUSE, move |wanted| self.log(&name, wanted))
     }
 }

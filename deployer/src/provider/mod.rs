@@ -2,14 +2,14 @@
 //! flags or output, and there is no list of nodes to lose: they are found again by label or record.
 
 pub mod docker;
+mod lines;
 pub mod openstack;
 pub mod ports;
 pub mod process;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::BoxStream;
 
@@ -19,6 +19,7 @@ use crate::node::{Launch, Machine, NodeSpec};
 use crate::outlook::{Leftover, Outlook};
 use crate::printer::Printer;
 use crate::state::{RingFolder, Secrets};
+pub use lines::{LogLine, Said};
 
 /// Work of a provider under way.
 pub type Doing<'a, T> = BoxFuture<'a, Result<T>>;
@@ -66,6 +67,8 @@ impl Site {
 pub struct LogRequest {
     /// The last so many lines; all if none.
     pub lines: Option<usize>,
+    /// Only lines written since then.
+    pub since: Option<SystemTime>,
     /// Whether to go on with what is written later.
     pub follow: bool,
 }
@@ -121,8 +124,9 @@ pub trait Provider: Send + Sync {
         Patience { answer: Duration::from_secs(60), right: Duration::from_secs(180) }
     }
 
-    /// The log of a node, in pieces that end with a line.
-    fn logs<'a>(&'a self, name: &'a str, wanted: LogRequest) -> BoxStream<'a, Result<Bytes>>;
+    /// The log of a node, line by line. Followed, it goes on through everything that happens to the node,
+    /// and its errors are of the moment: it is tried again.
+    fn logs(&self, name: &str, wanted: LogRequest) -> BoxStream<'_, Result<Said>>;
 }
 
 /// How long nodes may take.

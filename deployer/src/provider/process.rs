@@ -3,15 +3,14 @@
 //! and boot, or by the data folder in its arguments, so that no kill of this program loses it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek};
+use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -20,7 +19,8 @@ use sky_chord::Id;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{Doing, LogRequest, Provider, Site, not_running};
+use super::lines::{Cutter, LogLine, wanted_of};
+use super::{Doing, LogRequest, Provider, Said, Site, not_running};
 use crate::error::{During, Error, Result};
 use crate::inventory::ProviderKind;
 use crate::node::{Handle, Launch, Machine, MachineState, NodeSpec};
@@ -333,25 +333,25 @@ impl Provider for Processes {
         })
     }
 
-    fn logs<'a>(&'a self, name: &'a str, wanted: LogRequest) -> BoxStream<'a, Result<Bytes>> {
-        let path = self.node(name).join("agent.log");
-        let mut reader = LogReader { path, file: None };
-        let first = reader.first(wanted.lines);
-        let head = stream::once(async move { first });
+    fn logs(&self, name: &str, wanted: LogRequest) -> BoxStream<'_, Result<Said>> {
+        let mut reader = LogReader::new(self.node(name).join("agent.log"));
+        let said = match reader.first(wanted) {
+            Ok(lines) => lines.into_iter().map(|line| Ok(Said::Line(line))).collect(),
+            Err(error) => vec![Err(error)],
+        };
+        let first = stream::iter(said);
         if !wanted.follow {
-            return head.boxed();
+            return first.boxed();
         }
-        let tail = stream::unfold(reader, |mut reader| async {
+        let later = stream::unfold(reader, |mut reader| async {
             tokio::time::sleep(FOLLOW_EVERY).await;
-            let news = reader.read();
-            Some((news, reader))
+            let said = match reader.read() {
+                Ok(lines) => lines.into_iter().map(|line| Ok(Said::Line(line))).collect(),
+                Err(error) => vec![Err(error)],
+            };
+            Some((stream::iter(said), reader))
         });
-        head.chain(tail)
-            .filter(|piece| {
-                let news = piece.as_ref().map_or(true, |bytes| !bytes.is_empty());
-                async move { news }
-            })
-            .boxed()
+        first.chain(stream::iter([Ok(Said::CaughtUp)])).chain(later.flatten()).boxed()
     }
 }
 
@@ -359,36 +359,47 @@ impl Provider for Processes {
 struct LogReader {
     path: PathBuf,
     file: Option<File>,
+    cutter: Cutter,
 }
 
 impl LogReader {
-    /// What there is, from the last `lines` lines on.
-    fn first(&mut self, lines: Option<usize>) -> Result<Bytes> {
-        let text = self.read()?;
-        let Some(lines) = lines else { return Ok(text) };
-        let body = text.strip_suffix(b"\n").unwrap_or(&text);
-        let ends = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
-        let start = match lines {
-            0 => text.len(),
-            lines => ends.map(|(at, _)| at + 1).nth(lines - 1).unwrap_or(0),
-        };
-        Ok(text.slice(start..))
+    fn new(path: PathBuf) -> Self {
+        Self { path, file: None, cutter: Cutter::default() }
     }
 
-    fn read(&mut self) -> Result<Bytes> {
+    /// What there is and is wanted.
+    fn first(&mut self, wanted: LogRequest) -> Result<Vec<LogLine>> {
+        let mut lines = self.read()?;
+        // What is being written ends later.
+        lines.extend(if wanted.follow { None } else { self.cutter.finish() });
+        let (all, lines) = (lines.len(), wanted_of(lines, wanted));
+        let aside = self.path.with_extension("log.1");
+        if lines.len() < all || wanted.lines == Some(all) || !aside.exists() {
+            return Ok(lines);
+        }
+        let mut before = Self::new(aside).read()?;
+        before.extend(lines);
+        Ok(wanted_of(before, wanted))
+    }
+
+    /// The lines that were written since the last time.
+    fn read(&mut self) -> Result<Vec<LogLine>> {
         let failed = || format!("cannot read {}", self.path.display());
         let mut file = match self.file.take() {
             Some(file) => file,
-            None if !self.path.exists() => return Ok(Bytes::new()),
+            None if !self.path.exists() => return Ok(Vec::new()),
             None => File::open(&self.path).during(failed)?,
         };
+        // Asked first, so that what is written until then is read from the file it was written to.
+        let there = std::fs::metadata(&self.path);
         let mut text = Vec::new();
         file.read_to_end(&mut text).during(failed)?;
-        // The file is put aside when a node with a long log starts again.
-        let moved = std::fs::metadata(&self.path).map_or(0, |there| there.len())
-            < file.stream_position().during(failed)?;
-        self.file = (!moved).then_some(file);
-        Ok(text.into())
+        // The file is put aside when a node with a long log starts again, and is another one when the
+        // node was removed and made again.
+        let own = file.metadata().during(failed)?;
+        let same = there.is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino()));
+        self.file = same.then_some(file);
+        Ok(self.cutter.cut(&text, None))
     }
 }
 

@@ -29,12 +29,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use futures_util::future::FutureExt;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::{Mutex, OnceCell};
 
-use super::{Doing, LogRequest, Patience, Provider, Site, not_running};
+use super::{Doing, LogRequest, Patience, Provider, Said, Site, lines, not_running};
 use crate::error::{Error, Problem, Result};
 use crate::inventory::{FloatingIps, ProviderKind};
 use crate::node::{Handle, Launch, Machine, MachineState, NodeSpec};
@@ -423,7 +422,7 @@ fn state(server: &Server) -> MachineState {
         // Its agent was never started: an apply was interrupted, or is under way.
         "ACTIVE" if !server.metadata.contains_key(HOST_KEY) => MachineState::Stopped,
         "ACTIVE" => {
-            let age = auth::time(&server.created)
+            let age = crate::moment::parse(&server.created)
                 .and_then(|made| SystemTime::now().duration_since(made).ok());
             MachineState::Running { young: age.is_some_and(|age| age < YOUNG) }
         }
@@ -582,11 +581,16 @@ impl Provider for Servers {
         Patience { answer: Duration::from_secs(900), right: Duration::from_secs(900) }
     }
 
-    fn logs<'a>(&'a self, name: &'a str, wanted: LogRequest) -> BoxStream<'a, Result<Bytes>> {
-        let open = async move {
-            let (place, gateway) = self.running(name).await?;
-            self.guests.logs(&place, gateway.as_ref(), wanted).await
+    fn logs(&self, name: &str, wanted: LogRequest) -> BoxStream<'_, Result<Said>> {
+        let name = name.to_owned();
+        let open = move |wanted| {
+            let name = name.clone();
+            let opened = async move {
+                let (place, gateway) = self.running(&name).await?;
+                self.guests.logs(&place, gateway.as_ref(), wanted).await
+            };
+            stream::once(opened).try_flatten().boxed()
         };
-        stream::once(open).try_flatten().boxed()
+        lines::kept_up(wanted, FRESH, open)
     }
 }
