@@ -159,6 +159,11 @@ impl Printer {
         }
     }
 
+    /// What stands beside a line of talk, in parentheses.
+    pub fn aside(&self, text: &str) -> String {
+        self.paint(&format!("({text})"), "2")
+    }
+
     /// Something that needs attention but does not stop the work.
     pub fn warn(&self, line: impl Display) {
         self.say(format_args!("{} {line}", self.paint("warning:", "33")));

@@ -152,7 +152,7 @@ async fn the_circle_is_shown() {
     ring.must(&["apply", "--detach"]);
     let stored = store(&client(), &urls(&ring.nodes()), 0..20).await;
     let names: Vec<String> = (1..=4).map(|i| format!("e2e-15250-{i}")).collect();
-    let picture: serde_json::Value = serde_json::from_str(&ring.must(&["ring", "--json"])).unwrap();
+    let picture: Value = serde_json::from_str(&ring.must(&["ring", "--json"])).unwrap();
     let (nodes, ranges) = (&picture["nodes"], &picture["ranges"]);
     let mut owned = 0;
     for i in 0..4 {

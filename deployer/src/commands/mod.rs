@@ -34,6 +34,7 @@ use crate::cli::{Cli, Command};
 use crate::error::{During, Error, Result};
 use crate::live;
 use crate::printer::Printer;
+use crate::timing::{Progress, Times};
 
 /// What every command gets.
 pub(crate) struct Context<'a> {
@@ -55,6 +56,21 @@ impl Context<'_> {
         let text = serde_json::to_string(value).during(|| "cannot encode the answer")?;
         self.printer.data(text);
         Ok(())
+    }
+
+    /// Says how long a command of several steps took; as JSON with what it has to report.
+    fn timed(&self, progress: &Progress, command: &str, report: &impl Serialize) -> Result<()> {
+        progress.end(command);
+        if !self.json {
+            return Ok(());
+        }
+        #[derive(Serialize)]
+        struct Timed<'a, T> {
+            #[serde(flatten)]
+            report: &'a T,
+            took: Times,
+        }
+        self.json(&Timed { report, took: progress.times() })
     }
 
     /// Goes on only with a yes.

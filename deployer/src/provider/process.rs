@@ -23,6 +23,7 @@ use super::lines::{Cutter, LogLine, wanted_of};
 use super::{Doing, LogRequest, Provider, Said, Site, not_running};
 use crate::error::{During, Error, Result};
 use crate::inventory::ProviderKind;
+use crate::machine::boot_id;
 use crate::node::{Handle, Launch, Machine, MachineState, NodeSpec};
 use crate::outlook::Leftover;
 use crate::state::{self, Secrets};
@@ -401,11 +402,6 @@ impl LogReader {
         self.file = same.then_some(file);
         Ok(self.cutter.cut(&text, None))
     }
-}
-
-fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
 }
 
 /// Clock ticks since the machine was started.
