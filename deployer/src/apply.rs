@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::node::NodeSpec;
 use crate::observe::{NodeState, Sighting};
 use crate::plan::{Plan, Step, wanted_nodes};
-use crate::timing::Progress;
 use crate::provider::ports;
+use crate::timing::Progress;
 use crate::{converge, drain};
 
 /// How many nodes are started at once.
@@ -21,7 +21,11 @@ const AT_ONCE: usize = 8;
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// Does what the plan says and waits until the ring is right.
-pub async fn carry_out(deployment: &mut Deployment, plan: &Plan, progress: &Progress) -> Result<()> {
+pub async fn carry_out(
+    deployment: &mut Deployment,
+    plan: &Plan,
+    progress: &Progress,
+) -> Result<()> {
     let observed = deployment.observe().await?;
     let kind = deployment.provider.kind();
     let mut wanted = wanted_nodes(&deployment.inventory, kind, &observed)?;

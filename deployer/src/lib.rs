@@ -20,6 +20,7 @@ mod dashboard;
 pub mod deployment;
 pub mod drain;
 pub mod error;
+mod health;
 pub mod inventory;
 pub mod live;
 pub mod lock;

@@ -39,8 +39,20 @@ const SETTLES: Duration = Duration::from_secs(1);
 /// File systems that other machines may share, by their magic numbers (`statfs(2)`): NFS, SMB and CIFS,
 /// FUSE (sshfs, virtiofs and others), 9P, Ceph, AFS, Lustre, GFS2, OCFS2, BeeGFS, VirtualBox.
 const SHARED: [u64; 14] = [
-    0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x6573_5546, 0x0102_1997, 0x00c3_6400, 0x5346_414f,
-    0x6b41_4653, 0x0bd0_0bd0, 0x0116_1970, 0x7461_636f, 0x1983_0326, 0x786f_4256,
+    0x6969,
+    0x517b,
+    0xff53_4d42,
+    0xfe53_4d42,
+    0x6573_5546,
+    0x0102_1997,
+    0x00c3_6400,
+    0x5346_414f,
+    0x6b41_4653,
+    0x0bd0_0bd0,
+    0x0116_1970,
+    0x7461_636f,
+    0x1983_0326,
+    0x786f_4256,
 ];
 
 /// Who holds a lock.
@@ -174,7 +186,9 @@ impl Lock {
                     Ok(Some(other)) => {
                         let error = held(&ring, Some(other), Some(Duration::ZERO))
                             .because("this command gave no sign of life for too long")
-                            .hint("what is done is done; the same command later goes on from there");
+                            .hint(
+                                "what is done is done; the same command later goes on from there",
+                            );
                         Printer::from_environment().error(&error);
                         std::process::exit(1);
                     }
@@ -242,8 +256,10 @@ fn is_shared(folder: &Path) -> bool {
 /// The error for a lock that somebody else has; `age` is that of the last sign of life of another machine.
 fn held(ring: &str, holder: Option<Holder>, age: Option<Duration>) -> Error {
     let Some(holder) = holder else {
-        return Error::new(format!("the ring {ring} is being changed by a command that has just begun"))
-            .hint("wait until it is done");
+        return Error::new(format!(
+            "the ring {ring} is being changed by a command that has just begun"
+        ))
+        .hint("wait until it is done");
     };
     let Holder { host, pid, .. } = &holder;
     let error = Error::new(format!("the ring {ring} is being changed: {holder}"));

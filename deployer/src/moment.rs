@@ -33,6 +33,15 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     moment.checked_add(Duration::from_nanos(nanos(part)?))
 }
 
+/// The moment of a date as HTTP tells it: `Sat, 28 Nov 2026 15:17:56 GMT` (RFC 9110, section 5.6.7).
+pub(crate) fn http(text: &str) -> Option<SystemTime> {
+    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    let mut words = text.split_once(", ")?.1.strip_suffix(" GMT")?.split(' ');
+    let (day, month, year) = (words.next()?, words.next()?, words.next()?);
+    let month = MONTHS.find(month).filter(|at| at % 3 == 0 && month.len() == 3)? / 3 + 1;
+    parse(&format!("{year}-{month:02}-{day}T{}", words.next()?))
+}
+
 /// A clock time without its zone, and how far that zone is ahead of UTC in seconds.
 fn zone(clock: &str) -> Option<(&str, i64)> {
     if let Some(clock) = clock.strip_suffix('Z') {
@@ -115,11 +124,35 @@ mod tests {
         }
         assert_eq!(seconds("2100-01-01T00:00:00.25Z"), far + Duration::from_millis(250));
         for wrong in [
-            "", "T", "yesterday", "2026-13-01", "2026-00-01", "2026-1-1-1", "2026-11-28T", "2026-11-28T1",
-            "2026-11-28T25:00", "2026-11-28T1:2:3:4", "2026-11-28T10:00+1", "2026-11-28T10:00:00.x", "1969-01-01",
-            "2026-11-28T10:00é", "99999-01-01", "2026-+1-01",
+            "",
+            "T",
+            "yesterday",
+            "2026-13-01",
+            "2026-00-01",
+            "2026-1-1-1",
+            "2026-11-28T",
+            "2026-11-28T1",
+            "2026-11-28T25:00",
+            "2026-11-28T1:2:3:4",
+            "2026-11-28T10:00+1",
+            "2026-11-28T10:00:00.x",
+            "1969-01-01",
+            "2026-11-28T10:00é",
+            "99999-01-01",
+            "2026-+1-01",
         ] {
             assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn dates_of_http() {
+        let moment = http("Sat, 28 Nov 2026 15:17:56 GMT").unwrap();
+        assert_eq!(seconds(moment), "2026-11-28T15:17:56Z");
+        for wrong in
+            ["", "Sat, 28 Nov 2026", "Sat, 28 anF 2026 15:17:56 GMT", "Sat,  GMT", "x, a b c d GMT"]
+        {
+            assert_eq!(http(wrong), None, "{wrong}");
         }
     }
 

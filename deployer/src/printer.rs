@@ -103,6 +103,17 @@ impl Printer {
         painted(self.data_color, &format!("{state:<width$}"), color)
     }
 
+    /// What a look found, as a part of data, this wide.
+    pub fn finding(&self, found: &str, width: usize) -> String {
+        let color = match found {
+            "ok" => "32",
+            "warning" => "33",
+            "problem" => "31",
+            _ => "36",
+        };
+        painted(self.data_color, &format!("{found:<width$}"), color)
+    }
+
     /// A value as it is; on a terminal with an end of line, so that the prompt stands on its own.
     pub fn value(&self, value: &[u8]) {
         self.bytes(value);

@@ -56,7 +56,8 @@ impl Progress {
     /// A step that began then is done: says so, and how long it took.
     pub fn done(&self, begun: Instant, step: &'static str, node: Option<&str>, line: impl Display) {
         let took = self.note(begun, step, node);
-        self.printer.step(Mark::Done, format_args!("{line} {}", self.printer.aside(&amount::time(took))));
+        self.printer
+            .step(Mark::Done, format_args!("{line} {}", self.printer.aside(&amount::time(took))));
     }
 
     /// A step that people hear of only if it took long.

@@ -346,3 +346,51 @@ fn logs_are_followed(ring: &Ring) {
     drop(program.stdout.take());
     assert_eq!(program.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn processes_run_as_they_were_rendered_and_are_healthy() {
+    let ring = Ring::new("process", 2, 15_380);
+    let parts = |ring: &Ring| {
+        let text = ring.must(&["render", "--json"]);
+        let mut rendered: Value = serde_json::from_str(&text).unwrap();
+        rendered["parts"].take()
+    };
+    let before = parts(&ring);
+    let applied: Value =
+        serde_json::from_str(&ring.must(&["apply", "--detach", "--json"])).unwrap();
+    let steps = applied["took"]["steps"].as_array().unwrap();
+    for step in ["plan", "create", "found", "right"] {
+        assert!(steps.iter().any(|took| took["step"] == step), "no {step} in {steps:#?}");
+    }
+    let whole = applied["took"]["seconds"].as_f64().unwrap();
+    assert!(steps.iter().all(|took| took["seconds"].as_f64().unwrap() <= whole), "{applied:#}");
+    assert_eq!(parts(&ring), before);
+    for (node, part) in ring.nodes().iter().zip(before.as_array().unwrap()) {
+        let Handle::Pid(pid) = node.handle else { panic!("{node:?} is no process") };
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+        let words: Vec<&str> = line.trim_end_matches('\0').split('\0').skip(1).collect();
+        assert_eq!(part["parameters"]["arguments"], serde_json::json!(words));
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+        assert_eq!(part["parameters"]["program"], program.to_str().unwrap());
+    }
+
+    let look = |code: i32| {
+        let output = ring.run(&["doctor", "--json"]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        move |check: &str, result: &str, words: &str| {
+            report["findings"].as_array().unwrap().iter().any(|finding| {
+                finding["check"] == check
+                    && finding["result"] == result
+                    && finding["detail"].as_str().unwrap().contains(words)
+            })
+        }
+    };
+    let told = look(0);
+    assert!(told("nodes", "ok", "2 of 2 are up") && told("program", "ok", "all"));
+    assert!(told("clocks", "ok", "all agree"));
+    ring.must(&["stop", "e2e-15380-2"]);
+    let told = look(1);
+    assert!(told("nodes", "problem", "e2e-15380-2 is down"));
+    assert!(told("nodes", "ok", "1 of 2 are up"));
+}

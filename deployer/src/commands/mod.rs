@@ -6,12 +6,14 @@ mod audit;
 mod backup;
 mod check;
 mod destroy;
+mod doctor;
 mod init;
 mod kv;
 mod list;
 mod logs;
 mod node;
 mod plan;
+mod render;
 mod repair;
 mod restore;
 mod ring;
@@ -126,6 +128,7 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode> {
         Command::Plan { target, preflight } => {
             plan::run(context, &target.inventory, preflight).await
         }
+        Command::Render(args) => render::run(context, &args).await,
         Command::Apply { target, detach, preflight, dashboard } => {
             interruptible(apply::run(context, &target.inventory, preflight)).await?;
             if detach {
@@ -134,6 +137,7 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode> {
             live::serve(target.inventory, dashboard, context.printer).await?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Doctor(target) => doctor::run(context, &target.inventory).await,
         Command::Status(args) => status::run(context, &args).await,
         Command::Ring(target) => ring::run(context, &target.inventory).await,
         Command::Logs(args) => logs::run(context, &args).await,

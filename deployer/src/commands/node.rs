@@ -10,8 +10,8 @@ use crate::drain;
 use crate::error::{Error, Result};
 use crate::node::NodeSpec;
 use crate::observe::{NodeState, Sighting};
-use crate::timing::Progress;
 use crate::provider::ports;
+use crate::timing::Progress;
 
 /// What can be done to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

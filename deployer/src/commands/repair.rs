@@ -20,8 +20,8 @@ use crate::amount::count;
 use crate::cli::RepairArgs;
 use crate::deployment::Deployment;
 use crate::error::{During, Error, Problem, Result};
-use crate::machine;
 use crate::loss::{self, LostRange, Survivor};
+use crate::machine;
 use crate::printer::{Mark, Printer};
 
 /// How long the agents are asked again before a silent one counts as gone.

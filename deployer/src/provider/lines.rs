@@ -113,15 +113,8 @@ pub(super) fn kept_up<'a, O>(
 where
     O: Fn(LogRequest) -> BoxStream<'a, Result<Entry>> + Send + 'a,
 {
-    let reader = Reader {
-        open,
-        wanted,
-        pause,
-        told: None,
-        caught_up: false,
-        entries: None,
-        again: false,
-    };
+    let reader =
+        Reader { open, wanted, pause, told: None, caught_up: false, entries: None, again: false };
     stream::unfold(reader, |mut reader| async {
         let said = reader.next().await?;
         Some((said, reader))

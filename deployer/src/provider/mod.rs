@@ -6,6 +6,7 @@ mod lines;
 pub mod openstack;
 pub mod ports;
 pub mod process;
+mod rendering;
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -20,6 +21,7 @@ use crate::outlook::{Leftover, Outlook};
 use crate::printer::Printer;
 use crate::state::{RingFolder, Secrets};
 pub use lines::{LogLine, Said};
+pub use rendering::{Body, Rendered, redacted};
 
 /// Work of a provider under way.
 pub type Doing<'a, T> = BoxFuture<'a, Result<T>>;
@@ -88,6 +90,15 @@ pub trait Provider: Send + Sync {
     /// address each, so that every node can be told all others. Gives them back with it.
     fn prepare<'a>(&'a self, new: &'a [NodeSpec]) -> Doing<'a, Vec<NodeSpec>>;
 
+    /// [`Self::prepare`], only rehearsed: from then on this provider changes nothing any more. Addresses
+    /// that are not decided yet have others in their place.
+    fn rehearse<'a>(&'a self, new: &'a [NodeSpec]) -> Doing<'a, Vec<NodeSpec>> {
+        std::future::ready(Ok(new.to_vec())).boxed()
+    }
+
+    /// What is made for a node, and what was rehearsed before. Changes nothing; after [`Self::rehearse`].
+    fn render<'a>(&'a self, launch: &'a Launch, secrets: &'a Secrets) -> Doing<'a, Vec<Rendered>>;
+
     /// The nodes of the ring, by name.
     fn observe(&self) -> Doing<'_, Vec<Machine>>;
 
@@ -115,6 +126,15 @@ pub trait Provider: Send + Sync {
     /// What carries the mark of the ring and belongs to none of its nodes.
     fn leftovers(&self) -> Doing<'_, Vec<Leftover>>;
 
+    /// What there is to know of the place where the nodes live: what was looked at, and how it is. If the
+    /// first of it is an error, nothing else can be had there.
+    fn examine(&self) -> BoxFuture<'_, Vec<Fact>> {
+        std::future::ready(Vec::new()).boxed()
+    }
+
+    /// The nodes that run another program than this one, or than what the inventory names.
+    fn outdated(&self) -> Doing<'_, Vec<String>>;
+
     /// What the agents of the ring share, as one of its nodes knows it: for a machine that has lost it.
     /// None if no node can be asked.
     fn recall(&self) -> Doing<'_, Option<Secrets>>;
@@ -128,6 +148,9 @@ pub trait Provider: Send + Sync {
     /// and its errors are of the moment: it is tried again.
     fn logs(&self, name: &str, wanted: LogRequest) -> BoxStream<'_, Result<Said>>;
 }
+
+/// What was looked at of a provider, and how it is.
+pub type Fact = (&'static str, Result<String>);
 
 /// How long nodes may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::lines::{Cutter, LogLine, wanted_of};
-use super::{Doing, LogRequest, Provider, Said, Site, not_running};
+use super::{Doing, LogRequest, Provider, Rendered, Said, Site, not_running};
 use crate::error::{During, Error, Result};
 use crate::inventory::ProviderKind;
 use crate::machine::boot_id;
@@ -70,6 +70,13 @@ struct Stat {
     start_ticks: u64,
 }
 
+impl Record {
+    /// The copy of the program it goes on with, if that is there.
+    fn kept_program(self) -> Option<PathBuf> {
+        Some(self.program).filter(|program| program.exists())
+    }
+}
+
 impl Processes {
     /// The processes of a ring.
     pub const fn new(site: Site) -> Self {
@@ -108,17 +115,21 @@ impl Processes {
         found.filter(|(_, stat)| !matches!(stat.state, 'Z' | 'X'))
     }
 
+    /// Where the copy of the program is that nodes are started from.
+    fn copy_of(&self, program: &[u8]) -> PathBuf {
+        let version = Id::hash(program).to_string();
+        self.site.folder.path().join("bin").join(&version[..16]).join("sky-agent")
+    }
+
     /// The copy of the program that nodes are started from.
     fn program(&self) -> Result<PathBuf> {
         if let Some(program) = self.program.get() {
             return Ok(program.clone());
         }
         let bytes = self.site.program_bytes()?;
-        let version = Id::hash(&bytes).to_string();
-        let folder = self.site.folder.path().join("bin").join(&version[..16]);
-        let copy = folder.join("sky-agent");
+        let copy = self.copy_of(&bytes);
         if !copy.exists() {
-            state::create_private(&folder)?;
+            copy.parent().map_or(Ok(()), state::create_private)?;
             state::write_private(&copy, &bytes)?;
             std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o700))
                 .during(|| format!("cannot make {} executable", copy.display()))?;
@@ -133,7 +144,7 @@ impl Processes {
             return Ok(());
         }
         state::create_private(&self.data(&node.name))?;
-        let program = match record.map(|record| record.program).filter(|program| program.exists()) {
+        let program = match record.and_then(Record::kept_program) {
             Some(program) => program,
             None => self.program()?,
         };
@@ -143,9 +154,29 @@ impl Processes {
         self.write_record(&record)
     }
 
+    /// The process of a node, not yet started.
+    fn command(&self, launch: &Launch, secrets: &Secrets, program: &Path) -> Command {
+        let name = &launch.node.name;
+        let data = self.data(name);
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            // Settings for another agent must not leak into this one.
+            if name.as_encoded_bytes().starts_with(b"SKY_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(launch.arguments(&self.site.agent, &data.to_string_lossy()))
+            .env("SKY_SECRET", &secrets.secret)
+            .env("SKY_TOKEN", &secrets.token)
+            .env(crate::agent_exe::OWN_SESSION, "1")
+            .current_dir(self.node(name));
+        command
+    }
+
     fn spawn(&self, launch: &Launch, program: &Path) -> Result<Identity> {
         let name = &launch.node.name;
-        let secrets = self.site.secrets()?;
+        let mut command = self.command(launch, &self.site.secrets()?, program);
         let log = self.node(name).join("agent.log");
         if std::fs::metadata(&log).is_ok_and(|log| log.len() > LOG_LIMIT_BYTES) {
             std::fs::rename(&log, log.with_extension("log.1"))
@@ -158,25 +189,10 @@ impl Processes {
             .open(&log)
             .during(|| format!("cannot open {}", log.display()))?;
         let errors = log.try_clone().during(|| "cannot share a log file")?;
-        let data = self.data(name);
-        let mut command = Command::new(program);
-        for (name, _) in std::env::vars_os() {
-            // Settings for another agent must not leak into this one.
-            if name.as_encoded_bytes().starts_with(b"SKY_") {
-                command.env_remove(name);
-            }
-        }
-        let mut child = command
-            .args(launch.arguments(&self.site.agent, &data.to_string_lossy()))
-            .env("SKY_SECRET", &secrets.secret)
-            .env("SKY_TOKEN", &secrets.token)
-            .env(crate::agent_exe::OWN_SESSION, "1")
-            .current_dir(self.node(name))
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors)
-            .spawn()
-            .during(|| format!("cannot start the process of {name} from {}", program.display()))?;
+        let mut child =
+            command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn().during(|| {
+                format!("cannot start the process of {name} from {}", program.display())
+            })?;
         let pid = child.id();
         let start_ticks = stat(pid).map_or(0, |stat| stat.start_ticks);
         // Whoever starts a process must take note of its end, or it stays in the process table.
@@ -249,6 +265,30 @@ impl Provider for Processes {
         done(self.program().map(|_| new.to_vec()))
     }
 
+    fn render<'a>(&'a self, launch: &'a Launch, secrets: &'a Secrets) -> Doing<'a, Vec<Rendered>> {
+        let render = || {
+            let name = &launch.node.name;
+            let program = match self.record(name)?.and_then(Record::kept_program) {
+                Some(program) => program,
+                None => self.copy_of(&self.site.program_bytes()?),
+            };
+            let command = self.command(launch, secrets, &program);
+            let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+            let environment = command.get_envs().filter_map(|(name, value)| {
+                Some((text(name), serde_json::Value::from(text(value?))))
+            });
+            let parameters = serde_json::json!({
+                "program": program,
+                "arguments": command.get_args().map(text).collect::<Vec<_>>(),
+                "environment": environment.collect::<serde_json::Map<_, _>>(),
+                "folder": command.get_current_dir(),
+                "output": self.node(name).join("agent.log"),
+            });
+            Ok(vec![Rendered::call(name, "process", parameters)])
+        };
+        done(render())
+    }
+
     fn renew<'a>(&'a self, launch: &'a Launch) -> Doing<'a, bool> {
         async move {
             let name = &launch.node.name;
@@ -266,6 +306,20 @@ impl Provider for Processes {
 
     fn leftovers(&self) -> Doing<'_, Vec<Leftover>> {
         done(Ok(Vec::new())) // A process is found by its node's folder, which is all there is.
+    }
+
+    fn outdated(&self) -> Doing<'_, Vec<String>> {
+        async {
+            let program = self.copy_of(&self.site.program_bytes()?);
+            let mut outdated = Vec::new();
+            for machine in self.observe().await? {
+                let name = machine.node.name;
+                let record = self.record(&name)?.filter(|record| self.living(record).is_some());
+                outdated.extend(record.filter(|record| record.program != program).map(|_| name));
+            }
+            Ok(outdated)
+        }
+        .boxed()
     }
 
     fn recall(&self) -> Doing<'_, Option<Secrets>> {

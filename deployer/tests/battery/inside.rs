@@ -26,7 +26,10 @@ pub(crate) async fn inside(provider: &dyn Provider, launch: &Launch) {
     assert!(!before.is_empty(), "the log says too little: {whole:?}");
     assert!(whole.iter().all(|line| line.at.is_some()), "{whole:?}");
     assert!(whole.is_sorted_by_key(|line| line.at), "{whole:?}");
-    assert_eq!(log(provider, LogRequest { lines: Some(1), ..all }).await, [last.clone()]);
+    assert_eq!(
+        log(provider, LogRequest { lines: Some(1), ..all }).await,
+        std::slice::from_ref(last)
+    );
     let late = log(provider, LogRequest { since: last.at, ..all }).await;
     assert_eq!(late.last(), Some(last));
     assert!(late.len() < whole.len() && late.iter().all(|line| line.at >= last.at), "{late:?}");

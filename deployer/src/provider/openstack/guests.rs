@@ -79,6 +79,11 @@ impl Guests {
         Self { site, ssh, tunnel, doors: Mutex::default(), engines: Mutex::default(), logins }
     }
 
+    /// Whether the key that may log in is there already.
+    pub(super) fn has_key(&self) -> bool {
+        self.ssh.has_key()
+    }
+
     /// The key that may log in to the servers.
     pub(super) async fn public_key(&self, marks: &Marks) -> Result<String> {
         self.ssh.public_key(&marks.tag()).await
@@ -233,6 +238,15 @@ impl Guests {
         gateway: Option<&Place>,
     ) -> Result<Option<Secrets>> {
         self.guest(place, gateway).await?.containers.recall().await
+    }
+
+    /// Its node, if its agent is of another image than a new one would be.
+    pub(super) async fn outdated(
+        &self,
+        place: &Place,
+        gateway: Option<&Place>,
+    ) -> Result<Vec<String>> {
+        self.guest(place, gateway).await?.containers.of_another_image().await
     }
 
     /// The engine of a server that may have booted a moment ago.
