@@ -32,6 +32,8 @@ pub use engine::Engine;
 
 /// The name of the image; its tag is made from its contents.
 const IMAGE: &str = "sky-agent";
+/// The tag of an image that lost its own to another: two rings made the image at the same time.
+const UNTAGGED: &str = "<none>:<none>";
 /// How long a container may take to end by itself, in seconds.
 const STOP_WITHIN_S: i32 = 10;
 /// One second, as the engine counts time.
@@ -194,7 +196,11 @@ impl Containers {
         let options = ListImagesOptionsBuilder::new().filters(&ours).build();
         let images = self.docker().list_images(Some(options)).await;
         let images = images.during(|| "cannot list the images")?;
-        for tag in images.iter().flat_map(|image| &image.repo_tags) {
+        let untagged =
+            images.iter().filter(|image| image.repo_tags.iter().all(|tag| tag == UNTAGGED));
+        let untagged = untagged.map(|image| &image.id);
+        let tags = images.iter().flat_map(|image| &image.repo_tags).filter(|tag| *tag != UNTAGGED);
+        for tag in tags.chain(untagged) {
             let removed = self.docker().remove_image(tag, None::<RemoveImageOptions>, None).await;
             match removed {
                 // It is in use, perhaps by another ring.
