@@ -34,6 +34,16 @@ pub(crate) fn rate(number: u64, time: Duration) -> String {
     format!("{}/s", count(per_second as u64))
 }
 
+/// A time that something took: `0.4 s`, `75 s`, `3 min 12 s`.
+pub(crate) fn time(time: Duration) -> String {
+    match time.as_secs() {
+        0..10 => format!("{:.1} s", time.as_secs_f64()),
+        seconds @ 10..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
 /// A moment, in seconds since 1 January 1970, as `3 hours ago`.
 pub(crate) fn since(moment: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -57,6 +67,8 @@ mod tests {
         assert_eq!([0, 999, 1500, 148_000_000].map(bytes), ["0 B", "999 B", "1.5 kB", "148.0 MB"]);
         assert_eq!(bytes(5_000_000_000_000_000), "5000.0 TB");
         assert_eq!(rate(30_000, Duration::from_secs(2)), "15,000/s");
+        let times = [0.04, 1.26, 75.9, 192.0, 7320.0].map(Duration::from_secs_f64).map(time);
+        assert_eq!(times, ["0.0 s", "1.3 s", "75 s", "3 min 12 s", "2 h 2 min"]);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         assert_eq!(since(now - 3 * 3600 - 5), "3 hours ago");
         assert_eq!(since(now + 50), "0 seconds ago");

@@ -1,7 +1,7 @@
 //! Carries out a plan, and waits until the ring is right. May be interrupted at any point: the next
 //! apply finds out what is there and goes on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::FutureExt;
 use futures_util::stream::{self, StreamExt};
@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::node::NodeSpec;
 use crate::observe::{NodeState, Sighting};
 use crate::plan::{Plan, Step, wanted_nodes};
-use crate::printer::{Mark, Printer};
 use crate::provider::ports;
+use crate::timing::Progress;
 use crate::{converge, drain};
 
 /// How many nodes are started at once.
@@ -21,7 +21,11 @@ const AT_ONCE: usize = 8;
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// Does what the plan says and waits until the ring is right.
-pub async fn carry_out(deployment: &mut Deployment, plan: &Plan, printer: &Printer) -> Result<()> {
+pub async fn carry_out(
+    deployment: &mut Deployment,
+    plan: &Plan,
+    progress: &Progress,
+) -> Result<()> {
     let observed = deployment.observe().await?;
     let kind = deployment.provider.kind();
     let mut wanted = wanted_nodes(&deployment.inventory, kind, &observed)?;
@@ -35,37 +39,39 @@ pub async fn carry_out(deployment: &mut Deployment, plan: &Plan, printer: &Print
         // Nodes that were made before need nothing new.
         let created = plan.created();
         if !created.is_empty() {
+            let begun = Instant::now();
             for prepared in deployment.provider.prepare(&created).await? {
                 if let Some(node) = wanted.iter_mut().find(|node| node.name == prepared.name) {
                     *node = prepared;
                 }
             }
+            progress.quiet(begun, "prepare", "what the nodes need is prepared");
         }
     }
     let deployment = &*deployment;
 
     // Boxed, or the compiler cannot see that this work may move between threads.
-    let steps = plan.steps.iter().map(|step| do_step(deployment, step, &wanted, printer).boxed());
+    let steps = plan.steps.iter().map(|step| do_step(deployment, step, &wanted, progress).boxed());
     let results: Vec<Result<()>> =
         stream::iter(steps.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
     let failed = results.into_iter().filter_map(Result::err).flat_map(|error| error.problems);
     Error::of(failed.collect()).map_or(Ok(()), Err)?;
 
-    found(deployment, &wanted, printer).await?;
+    found(deployment, &wanted, progress).await?;
     let is_removed = |seen: &Sighting| wanted.iter().all(|node| node.name != seen.node.name);
     let (leaving, broken): (Vec<Sighting>, Vec<Sighting>) =
         observed.into_iter().filter(is_removed).partition(|seen| seen.state == NodeState::Up);
     for seen in broken {
-        drain::remove(deployment, &seen.node.name, printer).await?;
+        drain::remove(deployment, &seen.node.name, progress).await?;
     }
     // Those that are to leave are members until they have left.
     let mut members = wanted.clone();
     members.extend(leaving.iter().map(|seen| seen.node.clone()));
-    wait_until_right(deployment, &members, printer).await?;
+    wait_until_right(deployment, &members, progress).await?;
     for seen in leaving {
-        drain::remove(deployment, &seen.node.name, printer).await?;
+        drain::remove(deployment, &seen.node.name, progress).await?;
         members.retain(|node| node.name != seen.node.name);
-        wait_until_right(deployment, &members, printer).await?;
+        wait_until_right(deployment, &members, progress).await?;
     }
     Ok(())
 }
@@ -75,28 +81,32 @@ async fn do_step(
     deployment: &Deployment,
     step: &Step,
     all: &[NodeSpec],
-    printer: &Printer,
+    progress: &Progress,
 ) -> Result<()> {
-    let done = match step {
+    let begun = Instant::now();
+    let (kind, done) = match step {
         Step::Create(node) | Step::Start(node) => {
             // As it was prepared: with its address.
             let node = all.iter().find(|prepared| prepared.name == node.name).unwrap_or(node);
             deployment.start(node, all).await?;
-            let done = if matches!(step, Step::Create(_)) { "created" } else { "started" };
-            format!("{} {done} at {}", node.name, node.url())
+            let (kind, done) = match step {
+                Step::Create(_) => ("create", "created"),
+                _ => ("start", "started"),
+            };
+            (kind, format!("{} {done} at {}", node.name, node.url()))
         }
         Step::Unpause(node) => {
             deployment.provider.unpause(&node.name).await?;
-            format!("{} goes on", node.name)
+            ("unpause", format!("{} goes on", node.name))
         }
         Step::Restart(node) => {
             deployment.provider.stop(&node.name).await?;
             deployment.start(node, all).await?;
-            format!("{} started again, to join again", node.name)
+            ("restart", format!("{} started again, to join again", node.name))
         }
         Step::Remove(_) => return Ok(()),
     };
-    printer.step(Mark::Done, done);
+    progress.done(begun, kind, Some(&step.node().name), done);
     Ok(())
 }
 
@@ -104,8 +114,9 @@ async fn do_step(
 pub async fn wait_until_right(
     deployment: &Deployment,
     wanted: &[NodeSpec],
-    printer: &Printer,
+    progress: &Progress,
 ) -> Result<()> {
+    let begun = Instant::now();
     let ring = format!("the ring {}", deployment.inventory.ring.name);
     let replicas = deployment.inventory.ring.replicas;
     let names = names(wanted);
@@ -118,17 +129,17 @@ pub async fn wait_until_right(
         .boxed()
     };
     let within = deployment.provider.patience().right;
-    let nodes = converge::wait(&ring, within, replicas, printer, look).await?;
-    printer.step(Mark::Done, format_args!("{ring} is right: {} nodes", nodes.len()));
+    let nodes = converge::wait(&ring, within, replicas, progress.printer(), look).await?;
+    progress.done(begun, "right", None, format_args!("{ring} is right: {} nodes", nodes.len()));
     Ok(())
 }
 
 /// Founds the ring if no agent and no data directory knows one: every agent must have said so, and
 /// the ring must never have been founded before.
-async fn found(deployment: &Deployment, wanted: &[NodeSpec], printer: &Printer) -> Result<()> {
+async fn found(deployment: &Deployment, wanted: &[NodeSpec], progress: &Progress) -> Result<()> {
     let names = names(wanted);
     let name = &deployment.inventory.ring.name;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let within = deployment.provider.patience().answer;
     let silent = loop {
         let nodes = deployment.observe().await?;
@@ -143,7 +154,7 @@ async fn found(deployment: &Deployment, wanted: &[NodeSpec], printer: &Printer) 
         if silent.is_empty() || begun.elapsed() > within {
             break silent;
         }
-        printer.passing(format_args!("waiting for the answer of {}", silent.join(", ")));
+        progress.printer().passing(format_args!("waiting for the answer of {}", silent.join(", ")));
         tokio::time::sleep(ASK_EVERY).await;
     };
     if !silent.is_empty() {
@@ -168,7 +179,8 @@ async fn found(deployment: &Deployment, wanted: &[NodeSpec], printer: &Printer) 
     let seen = deployment.find(&first.name).await?;
     deployment.client.init(&seen.url, &record.ring_id).await?;
     remember_founded(deployment)?;
-    printer.step(Mark::Done, format_args!("{} founded the ring {name}", first.name));
+    let said = format_args!("{} founded the ring {name}", first.name);
+    progress.done(begun, "found", Some(&first.name), said);
     Ok(())
 }
 

@@ -2,17 +2,18 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::dashboard::DEFAULT_ADDRESS;
-use crate::inventory::Wishes;
+use crate::inventory::{Wishes, parse_duration};
 
 /// Puts a ring on machines, containers or processes, and shows it live.
 #[derive(Debug, Parser)]
 #[command(name = "sky-deploy", version, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: plan 0 no change, 2 changes, 1 error; every other command 0 \
-                        done (status, ring: right, check: alike), 1 not done or not right; 64 usage error.")]
+                        done (status, ring: right, check: alike, doctor: no problem), 1 not done or not right; 64 usage error.")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -131,6 +132,51 @@ pub struct StatusArgs {
     pub watch: Option<u64>,
 }
 
+/// What is to be shown, and where.
+#[derive(Debug, Args)]
+pub struct RenderArgs {
+    /// Its ring.
+    #[command(flatten)]
+    pub target: Target,
+    /// Only what is for this node
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Write it to a file that only its owner can read
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// With the secret and the token of the ring
+    #[arg(long, requires = "output")]
+    pub with_secrets: bool,
+}
+
+/// Which logs, and what of them.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// The name of a node, or all; lines of all begin with the name of their node
+    #[arg(default_value = "all")]
+    pub node: String,
+    /// Its ring.
+    #[command(flatten)]
+    pub target: Target,
+    /// Go on with what is written later, also by nodes that come later, until Ctrl-C
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only the last so many lines of each node
+    #[arg(long, short = 'n', value_name = "LINES", alias = "lines")]
+    pub tail: Option<usize>,
+    /// Only what was written since then: how long ago (90s, 10m, 2h), or a time such as
+    /// 2026-11-28T14:00:00Z, which is in UTC unless it says otherwise
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub since: Option<SystemTime>,
+}
+
+fn moment(text: &str) -> Result<SystemTime, &'static str> {
+    let ago = parse_duration(text).and_then(|ago| SystemTime::now().checked_sub(ago));
+    ago.or_else(|| crate::moment::parse(text)).ok_or(
+        "must be how long ago, such as 90s, 10m or 2h, or a time such as 2026-11-28T14:00:00Z",
+    )
+}
+
 fn seconds(text: &str) -> Result<u64, &'static str> {
     let number = text.parse().ok().filter(|seconds| *seconds > 0);
     number.ok_or(
@@ -164,6 +210,16 @@ pub enum Command {
         #[command(flatten)]
         preflight: Preflight,
     },
+    /// Show exactly what would be put onto machines, and change nothing
+    ///
+    /// For each node: the process with its arguments and environment; the parameters of its container;
+    /// the parameters of its port and server and its cloud-init user-data. And what all nodes share. All of
+    /// it is made by the code that apply makes it with.
+    ///
+    /// Words in angle brackets stand for what is secret, and for ids and keys that apply makes; the
+    /// addresses 192.0.2.N stand for those that a cloud will choose.
+    #[command(verbatim_doc_comment)]
+    Render(RenderArgs),
     /// Make the ring what the inventory says, and show it live until Ctrl-C
     Apply {
         /// Its ring.
@@ -179,24 +235,20 @@ pub enum Command {
         #[arg(long, value_name = "ADDRESS", default_value_t = DEFAULT_ADDRESS)]
         dashboard: SocketAddr,
     },
+    /// Look whether everything is there that the inventory needs, and what to do if not
+    ///
+    /// Looks at the inventory, this machine (open files, disk, fsync, ports), the Docker engine or the
+    /// cloud (login, catalog, image, flavor, network, quotas), the state of the ring, its nodes, their
+    /// program and clocks, and what is left over. All at once, and changes nothing. Exit code 0: no
+    /// problem, though perhaps warnings.
+    #[command(verbatim_doc_comment)]
+    Doctor(Target),
     /// Show how the ring is, node by node
     Status(StatusArgs),
     /// Show the circle: each node with its neighbours and keys, each range with its members and epoch
     Ring(Target),
-    /// Show the log of a node, or of all
-    Logs {
-        /// The name of a node, or all
-        node: String,
-        /// Its ring.
-        #[command(flatten)]
-        target: Target,
-        /// Go on with what is written later
-        #[arg(long, short)]
-        follow: bool,
-        /// Only the last so many lines
-        #[arg(long, short = 'n', value_name = "LINES")]
-        lines: Option<usize>,
-    },
+    /// Show the log of a node, or of all in the order of time
+    Logs(LogsArgs),
     /// Show the ring live until Ctrl-C
     Dashboard {
         /// Its ring.

@@ -1,9 +1,9 @@
 //! HTTP calls to agents.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use sky_api::{ForceRequest, InitRequest, KeyList, LocalKeys, Problem, path};
@@ -67,6 +67,17 @@ impl Client {
     pub async fn view(&self, agent: &str) -> Result<View> {
         let request = self.http.get(format!("{agent}{}", path::RING)).timeout(REPORT_WITHIN);
         json(request, agent).await
+    }
+
+    /// The clock of an agent's machine, to the second, and how long the answer took.
+    pub async fn clock(&self, agent: &str) -> Result<(SystemTime, Duration)> {
+        let begun = Instant::now();
+        let request = self.http.get(format!("{agent}{}", path::HEALTHZ)).timeout(REPORT_WITHIN);
+        let answer = request.send().await.during(|| format!("{agent} does not answer"))?;
+        let date = answer.headers().get(DATE).and_then(|date| date.to_str().ok());
+        let clock = date.and_then(crate::moment::http);
+        let clock = clock.ok_or_else(|| Error::new(format!("{agent} does not tell its time")))?;
+        Ok((clock, begun.elapsed()))
     }
 
     /// Founds the ring, or does nothing if it is founded with this id.

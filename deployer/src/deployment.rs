@@ -12,7 +12,7 @@ use crate::error::{Error, Problem, Result};
 use crate::inventory::{Inventory, ProviderKind};
 use crate::node::NodeSpec;
 use crate::observe::{self, NodeReport, NodeState, Sighting, StatusReport};
-use crate::provider::{self, Chosen, LogRequest, Provider, Site};
+use crate::provider::{self, Chosen, LogRequest, Provider, Said, Site};
 use crate::state::{RingFolder, RingRecord};
 use crate::{converge, plan};
 
@@ -168,10 +168,13 @@ impl Deployment {
                 continue;
             }
             let mut problem = Problem::new(format!("the agent of {name} has ended"));
-            let wanted = LogRequest { lines: Some(3), follow: false };
-            let pieces: Vec<_> = self.provider.logs(name, wanted).collect().await;
-            let text: Vec<u8> = pieces.into_iter().flatten().flatten().collect();
-            problem.causes = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+            let wanted = LogRequest { lines: Some(3), since: None, follow: false };
+            let said: Vec<_> = self.provider.logs(name, wanted).collect().await;
+            let lines = said.into_iter().filter_map(|said| match said {
+                Ok(Said::Line(line)) => Some(String::from_utf8_lossy(&line.text).into_owned()),
+                Ok(Said::CaughtUp) | Err(_) => None,
+            });
+            problem.causes = lines.collect();
             problem.hint = Some(format!("`sky-deploy logs {name}` shows all of its log"));
             problems.push(problem);
         }

@@ -13,7 +13,8 @@ use crate::converge;
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
 use crate::observe::{NodeState, Sighting};
-use crate::printer::{Mark, Printer};
+use crate::printer::Printer;
+use crate::timing::Progress;
 
 /// How long a node may take to hand over its data.
 const DRAINED_WITHIN: Duration = Duration::from_secs(600);
@@ -27,16 +28,18 @@ const KEY_WITHIN: Duration = Duration::from_secs(30);
 const AT_ONCE: usize = 32;
 
 /// Drains a node if it is a member, then removes it and its data.
-pub async fn remove(deployment: &Deployment, name: &str, printer: &Printer) -> Result<()> {
-    drain(deployment, name, printer).await?;
+pub async fn remove(deployment: &Deployment, name: &str, progress: &Progress) -> Result<()> {
+    drain(deployment, name, progress).await?;
+    let begun = Instant::now();
     deployment.provider.delete(name, false).await?;
-    printer.step(Mark::Done, format_args!("{name} removed"));
+    progress.done(begun, "remove", Some(name), format_args!("{name} removed"));
     Ok(())
 }
 
 /// Makes a node hand over its data, and proves that nothing is missing. A node that is down cannot:
 /// then the others must hold everything without it.
-pub async fn drain(deployment: &Deployment, name: &str, printer: &Printer) -> Result<()> {
+pub async fn drain(deployment: &Deployment, name: &str, progress: &Progress) -> Result<()> {
+    let (begun, printer) = (Instant::now(), progress.printer());
     let mut seen = deployment.find(name).await?;
     if seen.state == NodeState::Missing {
         return Ok(()); // Only its place is there.
@@ -71,7 +74,10 @@ pub async fn drain(deployment: &Deployment, name: &str, printer: &Printer) -> Re
         .filter(|other| other.state == NodeState::Up)
         .map(|other| other.url.clone())
         .collect();
-    read_back(deployment, name, &agents, &held, printer).await
+    read_back(deployment, name, &agents, &held, printer).await?;
+    let said = format_args!("{name} drained: {} keys read back", held.len());
+    progress.done(begun, "drain", Some(name), said);
+    Ok(())
 }
 
 async fn others(deployment: &Deployment, name: &str) -> Result<Vec<Sighting>> {
@@ -164,7 +170,6 @@ async fn read_back(
              again removes it"
         )));
     }
-    printer.step(Mark::Done, format_args!("{name} drained: {} keys read back", held.len()));
     Ok(())
 }
 

@@ -23,9 +23,13 @@ pub mod error;
 #[cfg(test)]
 #[path = "../../agent/tests/fuzz/driver.rs"]
 mod fuzz;
+mod health;
 pub mod inventory;
 pub mod live;
+pub mod lock;
 mod loss;
+mod machine;
+mod moment;
 pub mod node;
 pub mod observe;
 pub mod outlook;
@@ -36,3 +40,5 @@ pub mod printer;
 pub mod provider;
 mod ranges;
 pub mod state;
+pub mod timing;
+mod weave;

@@ -14,6 +14,7 @@ use crate::deployment::{Deployment, Kept};
 use crate::error::{Error, Result};
 use crate::node::Handle;
 use crate::printer::Printer;
+use crate::timing::Progress;
 
 /// Serves the dashboard of a ring until Ctrl-C.
 pub async fn serve(path: PathBuf, address: SocketAddr, printer: &Printer) -> Result<()> {
@@ -79,8 +80,12 @@ impl Live {
 
     async fn act(&self, action: Action) -> Result<String> {
         let mut deployment = Deployment::open(self.ring.path()).await?;
+        let progress = Progress::new(&self.printer);
         match action {
-            Action::Add => add_node(&mut deployment, &self.printer).await,
+            Action::Add => {
+                let names = add_node(&mut deployment, &progress).await?;
+                Ok(format!("{} added", names.join(", ")))
+            }
             Action::Node(name, verb) => {
                 let verb = match verb {
                     dashboard::Verb::Pause => Verb::Pause,
@@ -89,7 +94,7 @@ impl Live {
                     dashboard::Verb::Start => Verb::Start,
                     dashboard::Verb::Drain => Verb::Drain,
                 };
-                carry_out(&deployment, verb, &name, &self.printer).await
+                carry_out(&deployment, verb, &name, &progress).await
             }
         }
     }

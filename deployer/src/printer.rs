@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::{BufRead, IsTerminal, Write};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing_subscriber::EnvFilter;
 
 use crate::error::Error;
@@ -63,11 +64,32 @@ impl Printer {
 
     /// Data as it is.
     pub fn bytes(&self, bytes: &[u8]) {
-        let mut out = std::io::stdout().lock();
-        if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
+        if self.try_bytes(bytes).is_err() {
             // The reader of the pipe has left (`| head`): nobody is there to be told.
             std::process::exit(1);
         }
+    }
+
+    /// Data as it is, for those who go on until nobody reads it.
+    pub fn try_bytes(&self, bytes: &[u8]) -> std::io::Result<()> {
+        let mut out = std::io::stdout().lock();
+        out.write_all(bytes).and_then(|()| out.flush())
+    }
+
+    /// Whether data goes to a pipe or a socket that nobody reads any more.
+    pub fn nobody_reads(&self) -> bool {
+        let out = std::io::stdout();
+        let mut asked = [PollFd::new(&out, PollFlags::empty())];
+        let gone = PollFlags::ERR | PollFlags::HUP;
+        // Asked without waiting; what cannot be asked is read by somebody.
+        poll(&mut asked, Some(&Timespec::default())).is_ok()
+            && asked.iter().any(|out| out.revents().intersects(gone))
+    }
+
+    /// A name that stands before lines, this wide, in the color of this number.
+    pub fn name(&self, name: &str, width: usize, number: usize) -> String {
+        const COLORS: [&str; 6] = ["36", "33", "32", "35", "34", "31"];
+        painted(self.data_color, &format!("{name:<width$} |"), COLORS[number % COLORS.len()])
     }
 
     /// The state of a node as a part of data, this wide.
@@ -79,6 +101,17 @@ impl Printer {
             NodeState::Down | NodeState::Missing => "31",
         };
         painted(self.data_color, &format!("{state:<width$}"), color)
+    }
+
+    /// What a look found, as a part of data, this wide.
+    pub fn finding(&self, found: &str, width: usize) -> String {
+        let color = match found {
+            "ok" => "32",
+            "warning" => "33",
+            "problem" => "31",
+            _ => "36",
+        };
+        painted(self.data_color, &format!("{found:<width$}"), color)
     }
 
     /// A value as it is; on a terminal with an end of line, so that the prompt stands on its own.
@@ -135,6 +168,11 @@ impl Printer {
         if self.terminal {
             let _ = write!(std::io::stderr().lock(), "\r\x1b[2K");
         }
+    }
+
+    /// What stands beside a line of talk, in parentheses.
+    pub fn aside(&self, text: &str) -> String {
+        self.paint(&format!("({text})"), "2")
     }
 
     /// Something that needs attention but does not stop the work.

@@ -2,15 +2,15 @@
 //! decided twice. The nodes themselves are found again by their labels and records, not here.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{During, Error, Problem, Result};
 use crate::inventory::{ProviderKind, Ring};
+use crate::lock::{self, Holder, Lock};
 
 /// The folder of one ring.
 #[derive(Debug, Clone)]
@@ -74,10 +74,6 @@ pub struct Secrets {
     /// Needed for administrative calls.
     pub token: String,
 }
-
-/// The lock of a ring, held until it is dropped or the process ends.
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
 
 /// The folder that holds the folders of all rings.
 pub fn home() -> Result<PathBuf> {
@@ -185,28 +181,12 @@ impl RingFolder {
     /// [`Self::lock`] for what does not keep others from changing the nodes of the ring.
     pub(crate) fn lock_for(&self, file: &str, command: &str) -> Result<Lock> {
         self.create()?;
-        let path = self.path.join(file);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .during(|| format!("cannot open {}", path.display()))?;
-        // The system releases the lock when the process ends, however it ends.
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder);
-            return Err(Error::new(format!("the ring {} is being changed by {holder}", self.ring))
-                .hint("wait until it is done, or end that process"));
-        }
-        let holder = format!("`sky-deploy {command}` (process {})", std::process::id());
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| file.write_all(holder.as_bytes()))
-            .during(|| format!("cannot write {}", path.display()))?;
-        Ok(Lock(file))
+        lock::take(&self.path, &self.ring, file, command)
+    }
+
+    /// Who changes the nodes of the ring at this moment, as far as is known.
+    pub(crate) fn holder(&self) -> Result<Option<Holder>> {
+        lock::holder(&self.path, "lock")
     }
 
     /// Removes the folder and everything in it.

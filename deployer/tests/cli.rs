@@ -390,16 +390,118 @@ fn the_holder_of_the_lock_is_named() {
     folder.write("inventory.yaml", "nodes: 1\n");
     let ring = sky_deploy::state::RingFolder::at(&folder.path().join("state/sky"), "sky");
     let _lock = ring.lock("apply").unwrap();
-    expect(
-        &folder.run(&["apply", "--detach"]),
-        &format!(
-            "exit code: 1
---- stdout
---- stderr
-error: the ring sky is being changed by `sky-deploy apply` (process {})
-  hint: wait until it is done, or end that process
-",
-            std::process::id()
-        ),
+    let text = folder.run(&["apply", "--detach"]);
+    let pid = std::process::id();
+    assert!(text.starts_with(
+        "exit code: 1\n--- stdout\n--- stderr\nerror: the ring sky is being changed: "
+    ));
+    assert!(text.contains(&format!(" runs `sky-deploy apply` (process {pid}) since 2")), "{text}");
+    assert!(
+        text.contains("seconds ago\n  hint: wait until it is done, or end that process"),
+        "{text}"
     );
+}
+
+/// The data of a call as JSON, and its exit code.
+fn json(text: &str) -> (String, serde_json::Value) {
+    let (code, rest) = text.split_once("\n--- stdout\n").unwrap();
+    let data = rest.split_once("--- stderr\n").unwrap().0;
+    (code.to_owned(), serde_json::from_str(data).unwrap_or_else(|error| panic!("{error}: {text}")))
+}
+
+#[test]
+fn what_is_rendered_has_no_secrets_and_changes_nothing() {
+    let folder = Folder::new();
+    folder.write("inventory.yaml", "{provider: process, nodes: 2, agent: {repair_after: 7s}}\n");
+    let (code, rendered) = json(&folder.run(&["render", "--json"]));
+    assert_eq!(code, "exit code: 0");
+    assert!(!folder.path().join("state").exists());
+    let parts = rendered["parts"].as_array().unwrap();
+    assert_eq!(parts.len(), 2);
+    assert_eq!((&parts[0]["node"], &parts[0]["what"]), (&"sky-1".into(), &"process".into()));
+    let parameters = &parts[0]["parameters"];
+    assert_eq!(parameters["environment"]["SKY_SECRET"], "<secret>");
+    let arguments: Vec<&str> =
+        parameters["arguments"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
+    assert!(arguments.windows(2).any(|pair| pair == ["--repair-after", "7"]), "{arguments:?}");
+    assert!(arguments.windows(2).any(|pair| pair == ["--join", "127.0.0.1:4322"]), "{arguments:?}");
+
+    let text = folder.run(&["render", "--node", "sky-2"]);
+    assert!(text.contains("# sky-2: process\n{") && !text.contains("# sky-1"), "{text}");
+    let text = folder.run(&["render", "--node", "green"]);
+    assert!(
+        text.contains(
+            "error: the inventory wants no node green\n  hint: its nodes are sky-1, sky-2"
+        )
+    );
+    let text = folder.run(&["render", "--with-secrets"]);
+    assert!(text.starts_with("exit code: 64\n") && text.contains("--output"), "{text}");
+    let text = folder.run(&["render", "--with-secrets", "--output", "all"]);
+    assert!(text.contains("error: the ring sky has no secrets yet\n"), "{text}");
+
+    let ring = sky_deploy::state::RingFolder::at(&folder.path().join("state/sky"), "sky");
+    ring.create().unwrap();
+    let secrets = ring.make_secrets(None).unwrap();
+    assert!(!folder.run(&["render"]).contains(&secrets.secret));
+    let text = folder.run(&["render", "--with-secrets", "--output", "all"]);
+    expect(&text, "exit code: 0\n--- stdout\n--- stderr\n✓ all is written\n");
+    let file = folder.path().join("all");
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert!(written.contains(&secrets.secret) && written.contains(&secrets.token));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+/// What `doctor --json` found: each check with its result and detail.
+fn found(folder: &Folder, code: i32) -> Vec<(String, String, String)> {
+    let text = folder.run(&["doctor", "--json"]);
+    let (ended, report) = json(&text);
+    assert_eq!(ended, format!("exit code: {code}"), "{text}");
+    assert_eq!(report["healthy"], code == 0);
+    let word = |finding: &serde_json::Value, key: &str| finding[key].as_str().unwrap().to_owned();
+    let findings = report["findings"].as_array().unwrap().iter();
+    findings.map(|it| (word(it, "check"), word(it, "result"), word(it, "detail"))).collect()
+}
+
+#[test]
+fn doctor_looks_at_everything_whatever_is_wrong() {
+    let folder = Folder::new();
+    let has = |found: &[(String, String, String)], check: &str, result: &str, words: &str| {
+        let is_it = found.iter().any(|(c, r, d)| c == check && r == result && d.contains(words));
+        assert!(is_it, "no {check} {result} {words} in {found:#?}");
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let inventory = format!("{{provider: process, nodes: 1, agent: {{port: {port}}}}}\n");
+    folder.write("inventory.yaml", &inventory);
+    let findings = found(&folder, 1);
+    has(&findings, "inventory", "ok", "ring sky");
+    has(&findings, "ring", "ok", "sky is not made yet");
+    has(&findings, "fsync", "ok", " ms for 4 KiB");
+    has(&findings, "provider", "ok", "process");
+    has(&findings, "ports", "problem", &format!("sky-1 cannot have port {port}"));
+    assert!(!folder.path().join("state").exists(), "it made something");
+    drop(listener);
+    has(&found(&folder, 0), "ports", "ok", "1 are free");
+
+    // An inventory of mistakes, and an engine that is not there.
+    folder.write("inventory.yaml", "rign: {}\nnodes: 0\n");
+    let findings = found(&folder, 1);
+    assert_eq!(findings.iter().filter(|(check, ..)| check == "inventory").count(), 2);
+    has(&findings, "fsync", "ok", " ms for 4 KiB");
+    folder.write("inventory.yaml", "{provider: docker, nodes: 1}\n");
+    has(&found(&folder, 1), "provider", "problem", "no Docker engine answers");
+    let text = folder.run(&["doctor"]);
+    assert!(text.contains("\nproblem  provider     no Docker engine answers"), "{text}");
+    assert!(text.contains("hint: DOCKER_HOST names this engine"), "{text}");
+
+    // What an interrupted apply leaves, and a lock.
+    folder.write("inventory.yaml", "{provider: process, nodes: 1}\n");
+    let ring = sky_deploy::state::RingFolder::at(&folder.path().join("state/sky"), "sky");
+    let _lock = ring.lock("apply").unwrap();
+    let findings = found(&folder, 0);
+    has(&findings, "ring", "warning", "is there, and no ring was made");
+    has(&findings, "lock", "warning", "runs `sky-deploy apply`");
+    std::fs::write(ring.path().join("ring.json"), "{").unwrap();
+    has(&found(&folder, 1), "ring", "problem", "cannot be understood");
 }

@@ -9,12 +9,15 @@ mod need;
 mod ring;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
 use ring::{HEALED_WITHIN, Handle, Node, Ring, urls};
+use serde_json::Value;
 
 /// How long requests may fail after a node was killed.
 const AVAILABLE_WITHIN: Duration = Duration::from_secs(3);
@@ -149,7 +152,7 @@ async fn the_circle_is_shown() {
     ring.must(&["apply", "--detach"]);
     let stored = store(&client(), &urls(&ring.nodes()), 0..20).await;
     let names: Vec<String> = (1..=4).map(|i| format!("e2e-15250-{i}")).collect();
-    let picture: serde_json::Value = serde_json::from_str(&ring.must(&["ring", "--json"])).unwrap();
+    let picture: Value = serde_json::from_str(&ring.must(&["ring", "--json"])).unwrap();
     let (nodes, ranges) = (&picture["nodes"], &picture["ranges"]);
     let mut owned = 0;
     for i in 0..4 {
@@ -242,4 +245,152 @@ async fn a_ring_grows_and_shrinks() {
     ring.must(&["restart", "e2e-15300-1"]);
     ring.wait_until("right", |status| status["right"] == true);
     assert_eq!(ring.must(&["kv", "get", "key/1"]), "value 1");
+}
+
+/// A `logs -f` that is under way, and the lines it has printed.
+struct Followed {
+    program: Child,
+    lines: mpsc::Receiver<Value>,
+}
+
+impl Followed {
+    fn begin(ring: &Ring) -> Self {
+        let mut program = ring
+            .command(&["logs", "-f", "--json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (send, lines) = mpsc::channel();
+        let out = BufReader::new(program.stdout.take().unwrap());
+        let sender = send.clone();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                let _ = sender.send(serde_json::from_str(&line).unwrap());
+            }
+        });
+        let talk = BufReader::new(program.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in talk.lines().map_while(Result::ok) {
+                let _ = send.send(serde_json::json!({"said": line}));
+            }
+        });
+        Self { program, lines }
+    }
+
+    /// The lines up to one that is wanted.
+    fn until(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let mut lines = Vec::new();
+        while !lines.last().is_some_and(&is_it) {
+            match self.lines.recv_timeout(HEALED_WITHIN) {
+                Ok(line) => lines.push(line),
+                Err(error) => panic!("{error} instead of {what} after {lines:#?}"),
+            }
+        }
+        lines
+    }
+
+    /// Ends it by Ctrl-C.
+    fn end(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.program);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        assert_eq!(self.program.wait().unwrap().code(), Some(0));
+        let rest: Vec<Value> = self.lines.iter().filter(|line| line["said"].is_string()).collect();
+        assert!(rest.is_empty(), "{rest:?}");
+    }
+}
+
+#[test]
+fn logs_are_followed_through_everything_that_happens_to_processes() {
+    logs_are_followed(&Ring::new("process", 2, 15_370));
+}
+
+#[tokio::test]
+async fn logs_are_followed_through_everything_that_happens_to_containers() {
+    let found = sky_deploy::provider::docker::Engine::find().await;
+    if need::is_met(found.is_ok(), "a Docker engine") {
+        logs_are_followed(&Ring::new("docker", 2, 15_470));
+    }
+}
+
+fn logs_are_followed(ring: &Ring) {
+    ring.must(&["apply", "--detach"]);
+    let name = |n| format!("e2e-{}-{n}", ring.first_port);
+    let is_of = |line: &Value, n| line["node"] == name(n);
+    let followed = Followed::begin(ring);
+    let mut seen = followed.until("the end of what was there", |line| is_of(line, 1));
+    seen.extend(followed.until("both nodes", |line| is_of(line, 2)));
+    // One is killed and started again, one comes, one goes.
+    ring.nodes()[0].kill();
+    ring.must(&["apply", "--detach"]);
+    let is_start = |line: &Value| line["line"].as_str().unwrap().contains("listens on");
+    seen.extend(followed.until("the new start", |line| is_of(line, 1) && is_start(line)));
+    let times: Vec<_> = seen.iter().map(|line| line["at"].as_str().unwrap()).collect();
+    assert!(times.is_sorted(), "{seen:#?}");
+    let is_said = |line: &Value, what: &str, n| line["said"] == format!("• {} {what}", name(n));
+    ring.must(&["add"]);
+    followed.until("the third node", |line| is_said(line, "has come", 3));
+    followed.until("the third node", |line| is_of(line, 3) && is_start(line));
+    ring.must(&["remove", &name(2), "--yes"]);
+    followed.until("an end of the second", |line| is_said(line, "is gone", 2));
+    followed.end();
+
+    let text = ring.must(&["logs", "all", "--tail", "1"]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines.len() == 2 && lines.iter().all(|line| line.contains(" | 20")), "{text}");
+    assert_eq!(ring.must(&["logs", &name(1), "--tail", "1"]).lines().count(), 1);
+    assert_eq!(ring.must(&["logs", "--since", "2100-01-01"]), "");
+
+    // Nobody reads.
+    let mut program = ring.command(&["logs", "-f"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(program.stdout.take());
+    assert_eq!(program.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn processes_run_as_they_were_rendered_and_are_healthy() {
+    let ring = Ring::new("process", 2, 15_380);
+    let parts = |ring: &Ring| {
+        let text = ring.must(&["render", "--json"]);
+        let mut rendered: Value = serde_json::from_str(&text).unwrap();
+        rendered["parts"].take()
+    };
+    let before = parts(&ring);
+    let applied: Value =
+        serde_json::from_str(&ring.must(&["apply", "--detach", "--json"])).unwrap();
+    let steps = applied["took"]["steps"].as_array().unwrap();
+    for step in ["plan", "create", "found", "right"] {
+        assert!(steps.iter().any(|took| took["step"] == step), "no {step} in {steps:#?}");
+    }
+    let whole = applied["took"]["seconds"].as_f64().unwrap();
+    assert!(steps.iter().all(|took| took["seconds"].as_f64().unwrap() <= whole), "{applied:#}");
+    assert_eq!(parts(&ring), before);
+    for (node, part) in ring.nodes().iter().zip(before.as_array().unwrap()) {
+        let Handle::Pid(pid) = node.handle else { panic!("{node:?} is no process") };
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+        let words: Vec<&str> = line.trim_end_matches('\0').split('\0').skip(1).collect();
+        assert_eq!(part["parameters"]["arguments"], serde_json::json!(words));
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+        assert_eq!(part["parameters"]["program"], program.to_str().unwrap());
+    }
+
+    let look = |code: i32| {
+        let output = ring.run(&["doctor", "--json"]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        move |check: &str, result: &str, words: &str| {
+            report["findings"].as_array().unwrap().iter().any(|finding| {
+                finding["check"] == check
+                    && finding["result"] == result
+                    && finding["detail"].as_str().unwrap().contains(words)
+            })
+        }
+    };
+    let told = look(0);
+    assert!(told("nodes", "ok", "2 of 2 are up") && told("program", "ok", "all"));
+    assert!(told("clocks", "ok", "all agree"));
+    ring.must(&["stop", "e2e-15380-2"]);
+    let told = look(1);
+    assert!(told("nodes", "problem", "e2e-15380-2 is down"));
+    assert!(told("nodes", "ok", "1 of 2 are up"));
 }

@@ -2,26 +2,40 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt};
+use serde::Serialize;
 
 use super::Context;
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
-use crate::printer::Mark;
+use crate::timing::Progress;
 
 /// How many nodes are removed at once.
 const AT_ONCE: usize = 8;
 
+/// What was removed, for `--json`.
+#[derive(Serialize)]
+struct Destroyed<'a> {
+    ring: &'a str,
+    nodes: usize,
+    kept_data: bool,
+}
+
 pub(super) async fn run(context: &Context<'_>, path: &Path, keep_data: bool) -> Result<ExitCode> {
     let deployment = Deployment::open(path).await?;
     let printer = context.printer;
+    let progress = Progress::new(printer);
     let ring = &deployment.inventory.ring.name;
     let nodes = deployment.provider.observe().await?;
     let nothing = nodes.is_empty() && !deployment.folder.path().exists();
     // An interrupted apply may have made what nodes share, and no node yet.
     if nothing && deployment.provider.leftovers().await?.is_empty() {
         printer.say(format_args!("there is no ring {ring}"));
+        if context.json {
+            context.json(&Destroyed { ring, nodes: 0, kept_data: false })?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let fate = if keep_data { "keep their data" } else { "delete all their data" };
@@ -29,9 +43,12 @@ pub(super) async fn run(context: &Context<'_>, path: &Path, keep_data: bool) -> 
     let _lock = deployment.folder.lock("destroy")?;
     let results = stream::iter(&nodes).map(|machine| {
         let deployment = &deployment;
+        let progress = &progress;
         async move {
+            let begun = Instant::now();
             deployment.provider.delete(&machine.node.name, keep_data).await?;
-            printer.step(Mark::Done, format_args!("{} removed", machine.node.name));
+            let name = &machine.node.name;
+            progress.done(begun, "remove", Some(name), format_args!("{name} removed"));
             Ok(())
         }
     });
@@ -54,9 +71,13 @@ pub(super) async fn run(context: &Context<'_>, path: &Path, keep_data: bool) -> 
             "the data of {ring} is kept; `sky-deploy apply` starts the ring on it"
         ));
     } else {
+        let begun = Instant::now();
         deployment.provider.clear().await?;
         deployment.folder.remove()?;
+        progress.quiet(begun, "clear", "what the nodes shared is removed");
         printer.say(format_args!("nothing is left of the ring {ring}"));
     }
+    let report = Destroyed { ring, nodes: nodes.len(), kept_data: keep_data };
+    context.timed(&progress, "destroy", &report)?;
     Ok(ExitCode::SUCCESS)
 }

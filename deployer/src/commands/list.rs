@@ -17,6 +17,9 @@ struct Ring {
     /// None if the provider does not answer.
     nodes: Option<usize>,
     folder: String,
+    /// Who changes it at this moment, on which machine, since when; none if nobody does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changing: Option<String>,
 }
 
 pub(super) async fn run(context: &Context<'_>) -> Result<ExitCode> {
@@ -34,6 +37,7 @@ pub(super) async fn run(context: &Context<'_>) -> Result<ExitCode> {
             provider: record.provider,
             nodes,
             folder: folder.path().display().to_string(),
+            changing: folder.holder()?.map(|holder| holder.to_string()),
         });
     }
     if context.json {
@@ -50,6 +54,9 @@ pub(super) async fn run(context: &Context<'_>) -> Result<ExitCode> {
                 ring.provider.to_string(),
                 ring.folder
             ));
+            if let Some(holder) = &ring.changing {
+                context.printer.data(format_args!("  {holder}"));
+            }
         }
     }
     Ok(ExitCode::SUCCESS)

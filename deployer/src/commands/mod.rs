@@ -6,12 +6,14 @@ mod audit;
 mod backup;
 mod check;
 mod destroy;
+mod doctor;
 mod init;
 mod kv;
 mod list;
 mod logs;
 mod node;
 mod plan;
+mod render;
 mod repair;
 mod restore;
 mod ring;
@@ -34,6 +36,7 @@ use crate::cli::{Cli, Command};
 use crate::error::{During, Error, Result};
 use crate::live;
 use crate::printer::Printer;
+use crate::timing::{Progress, Times};
 
 /// What every command gets.
 pub(crate) struct Context<'a> {
@@ -55,6 +58,21 @@ impl Context<'_> {
         let text = serde_json::to_string(value).during(|| "cannot encode the answer")?;
         self.printer.data(text);
         Ok(())
+    }
+
+    /// Says how long a command of several steps took; as JSON with what it has to report.
+    fn timed(&self, progress: &Progress, command: &str, report: &impl Serialize) -> Result<()> {
+        progress.end(command);
+        if !self.json {
+            return Ok(());
+        }
+        #[derive(Serialize)]
+        struct Timed<'a, T> {
+            #[serde(flatten)]
+            report: &'a T,
+            took: Times,
+        }
+        self.json(&Timed { report, took: progress.times() })
     }
 
     /// Goes on only with a yes.
@@ -110,6 +128,7 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode> {
         Command::Plan { target, preflight } => {
             plan::run(context, &target.inventory, preflight).await
         }
+        Command::Render(args) => render::run(context, &args).await,
         Command::Apply { target, detach, preflight, dashboard } => {
             interruptible(apply::run(context, &target.inventory, preflight)).await?;
             if detach {
@@ -118,11 +137,10 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode> {
             live::serve(target.inventory, dashboard, context.printer).await?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Doctor(target) => doctor::run(context, &target.inventory).await,
         Command::Status(args) => status::run(context, &args).await,
         Command::Ring(target) => ring::run(context, &target.inventory).await,
-        Command::Logs { node, target, follow, lines } => {
-            logs::run(context, &node, &target.inventory, follow, lines).await
-        }
+        Command::Logs(args) => logs::run(context, &args).await,
         Command::Dashboard { target, dashboard } => {
             live::serve(target.inventory, dashboard, context.printer).await?;
             Ok(ExitCode::SUCCESS)

@@ -1,6 +1,7 @@
 //! `drain`, `pause`, `unpause`, `stop`, `start` and `restart`: one thing, done to one node.
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use super::Context;
 use crate::cli::NodeTarget;
@@ -9,8 +10,8 @@ use crate::drain;
 use crate::error::{Error, Result};
 use crate::node::NodeSpec;
 use crate::observe::{NodeState, Sighting};
-use crate::printer::{Mark, Printer};
 use crate::provider::ports;
+use crate::timing::Progress;
 
 /// What can be done to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +43,10 @@ pub(super) async fn run(
     target: &NodeTarget,
 ) -> Result<ExitCode> {
     let deployment = Deployment::open(&target.target.inventory).await?;
-    let said = carry_out(&deployment, verb, &target.node, context.printer).await?;
-    context.printer.step(Mark::Done, said);
+    let progress = Progress::new(context.printer);
+    let begun = Instant::now();
+    let said = carry_out(&deployment, verb, &target.node, &progress).await?;
+    progress.done(begun, verb.name(), Some(&target.node), said);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -52,14 +55,14 @@ pub(crate) async fn carry_out(
     deployment: &Deployment,
     verb: Verb,
     name: &str,
-    printer: &Printer,
+    progress: &Progress,
 ) -> Result<String> {
     let seen = deployment.find(name).await?;
     let _lock = deployment.folder.lock(&format!("{} {name}", verb.name()))?;
     let provider = &deployment.provider;
     Ok(match verb {
         Verb::Drain => {
-            drain::drain(deployment, name, printer).await?;
+            drain::drain(deployment, name, progress).await?;
             provider.stop(name).await?;
             format!(
                 "{name} has left the ring and is stopped; `sky-deploy remove {name}` deletes it, \

@@ -21,6 +21,7 @@ use crate::cli::RepairArgs;
 use crate::deployment::Deployment;
 use crate::error::{During, Error, Problem, Result};
 use crate::loss::{self, LostRange, Survivor};
+use crate::machine;
 use crate::printer::{Mark, Printer};
 
 /// How long the agents are asked again before a silent one counts as gone.
@@ -216,7 +217,7 @@ async fn force(
     lost: Vec<LostRange>,
     printer: &Printer,
 ) -> Result<Vec<Repaired>> {
-    let by = who();
+    let by = format!("{}@{}", machine::user(), machine::host());
     let mut repaired = Vec::new();
     for range in lost {
         let what = named(&range);
@@ -263,15 +264,6 @@ fn note(deployment: &Deployment, done: Repaired) -> Result<Repaired> {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-/// Who runs this, as the machine knows it.
-fn who() -> String {
-    let user =
-        ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-    let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{user}@{}", host.trim())
 }
 
 /// Waits until every range has a majority that answers.

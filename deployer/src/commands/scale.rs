@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 use super::Context;
 use crate::apply;
 use crate::cli::{NodeTarget, Preflight};
@@ -12,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::inventory::{Nodes, write_count};
 use crate::node::NodeSpec;
 use crate::observe::NodeState;
-use crate::printer::{Mark, Printer};
+use crate::timing::Progress;
 
 pub(super) async fn add(context: &Context<'_>, path: &Path) -> Result<ExitCode> {
     let mut deployment = Deployment::open(path).await?;
@@ -20,13 +22,25 @@ pub(super) async fn add(context: &Context<'_>, path: &Path) -> Result<ExitCode> 
         context
             .confirm(&format!("Make one more server for {}?", deployment.inventory.ring.name))?;
     }
-    let said = add_node(&mut deployment, context.printer).await?;
-    context.printer.step(Mark::Done, said);
+    let progress = Progress::new(context.printer);
+    let (names, path) = (add_node(&mut deployment, &progress).await?, deployment.path.display());
+    let Nodes::Count(count) = deployment.inventory.nodes else { return Ok(ExitCode::SUCCESS) };
+    context.printer.say(format_args!("{path} says `nodes: {count}` now"));
+    context.timed(&progress, "add", &Changed { nodes: &names })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Adds a node, and says which.
-pub(crate) async fn add_node(deployment: &mut Deployment, printer: &Printer) -> Result<String> {
+/// Nodes that came or went, for `--json`.
+#[derive(Serialize)]
+struct Changed<'a> {
+    nodes: &'a [String],
+}
+
+/// Adds a node. Returns the names of all that were made.
+pub(crate) async fn add_node(
+    deployment: &mut Deployment,
+    progress: &Progress,
+) -> Result<Vec<String>> {
     let _lock = deployment.folder.lock("add")?;
     let Nodes::Count(count) = deployment.inventory.nodes else {
         return Err(Error::new(format!("{} lists its nodes", deployment.path.display()))
@@ -40,14 +54,8 @@ pub(crate) async fn add_node(deployment: &mut Deployment, printer: &Printer) -> 
         return Err(Error::new("the ring has nodes that the inventory does not want")
             .hint("apply the inventory first"));
     }
-    apply::carry_out(deployment, &plan, printer).await?;
-    let names: Vec<&str> = plan.steps.iter().map(|step| step.node().name.as_str()).collect();
-    Ok(format!(
-        "{} added; {} says `nodes: {}` now",
-        names.join(", "),
-        deployment.path.display(),
-        count + 1
-    ))
+    apply::carry_out(deployment, &plan, progress).await?;
+    Ok(plan.steps.iter().map(|step| step.node().name.clone()).collect())
 }
 
 pub(super) async fn remove(context: &Context<'_>, target: &NodeTarget) -> Result<ExitCode> {
@@ -56,12 +64,13 @@ pub(super) async fn remove(context: &Context<'_>, target: &NodeTarget) -> Result
     deployment.find(name).await?;
     let _lock = deployment.folder.lock(&format!("remove {name}"))?;
     context.confirm(&format!("Drain {name} and delete it with its data?"))?;
-    drain::remove(&deployment, name, context.printer).await?;
+    let progress = Progress::new(context.printer);
+    drain::remove(&deployment, name, &progress).await?;
     let others = deployment.observe().await?;
     let left = others.len();
     if others.iter().all(|seen| seen.state == NodeState::Up) {
         let members: Vec<NodeSpec> = others.into_iter().map(|seen| seen.node).collect();
-        apply::wait_until_right(&deployment, &members, context.printer).await?;
+        apply::wait_until_right(&deployment, &members, &progress).await?;
     }
     let path = deployment.path.display();
     match deployment.inventory.nodes {
@@ -74,5 +83,6 @@ pub(super) async fn remove(context: &Context<'_>, target: &NodeTarget) -> Result
         )),
         Nodes::Count(_) => {}
     }
+    context.timed(&progress, "remove", &Changed { nodes: std::slice::from_ref(name) })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,16 +3,15 @@
 use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use super::Context;
 use crate::cli::StatusArgs;
 use crate::deployment::{Deployment, Kept};
 use crate::error::Result;
+use crate::moment;
 use crate::node::Handle;
 use crate::observe::StatusReport;
 use crate::printer::Printer;
@@ -56,7 +55,7 @@ async fn watch(context: &Context<'_>, path: &Path, every: Duration) -> Result<Ex
             seen = look => seen,
             _ = &mut ended => break,
         };
-        let at = now();
+        let at = moment::seconds(SystemTime::now());
         match seen {
             Ok(status) if context.json => {
                 context.json_line(&Look { at: &at, status: &status })?;
@@ -78,14 +77,6 @@ async fn watch(context: &Context<'_>, path: &Path, every: Duration) -> Result<Ex
         }
     }
     Ok(last.unwrap_or(ExitCode::FAILURE))
-}
-
-/// The time in UTC (RFC 3339), to the second.
-fn now() -> String {
-    let mut text = String::new();
-    // Writing to a text does not fail.
-    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
-    text.split_once('.').map_or(text.clone(), |(seconds, _)| format!("{seconds}Z"))
 }
 
 fn lines(status: &StatusReport, printer: &Printer) -> Vec<String> {

@@ -3,6 +3,9 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
+
+use serde::Serialize;
 
 use super::Context;
 use crate::apply;
@@ -11,9 +14,18 @@ use crate::error::{Error, Result};
 use crate::node::NodeSpec;
 use crate::observe::NodeState;
 use crate::plan;
-use crate::printer::Mark;
+use crate::timing::Progress;
+
+/// What was done, for `--json`.
+#[derive(Serialize)]
+struct Upgraded<'a> {
+    ring: &'a str,
+    nodes: usize,
+    renewed: usize,
+}
 
 pub(super) async fn run(context: &Context<'_>, path: &Path) -> Result<ExitCode> {
+    let progress = Progress::new(context.printer);
     let deployment = Deployment::open(path).await?;
     let ring = &deployment.inventory.ring.name;
     let seen = deployment.observe().await?;
@@ -29,19 +41,22 @@ pub(super) async fn run(context: &Context<'_>, path: &Path) -> Result<ExitCode> 
         .confirm(&format!("Give the {} nodes of {ring} this program, one by one?", seen.len()))?;
     let _lock = deployment.folder.lock("upgrade")?;
     let nodes: Vec<NodeSpec> = seen.into_iter().map(|seen| seen.node).collect();
-    apply::wait_until_right(&deployment, &nodes, context.printer).await?;
+    apply::wait_until_right(&deployment, &nodes, &progress).await?;
     let mut renewed = 0;
     for node in &nodes {
         let launch =
             plan::launch(node, &nodes, &deployment.inventory.ring, deployment.provider.kind());
+        let begun = Instant::now();
         if deployment.provider.renew(&launch).await? {
             renewed += 1;
-            context.printer.step(Mark::Done, format_args!("{} renewed", node.name));
-            apply::wait_until_right(&deployment, &nodes, context.printer).await?;
+            progress.done(begun, "renew", Some(&node.name), format_args!("{} renewed", node.name));
+            apply::wait_until_right(&deployment, &nodes, &progress).await?;
         } else {
-            context.printer.step(Mark::Done, format_args!("{} has this program", node.name));
+            let said = format_args!("{} has this program", node.name);
+            progress.done(begun, "renew", Some(&node.name), said);
         }
     }
     context.printer.say(format_args!("{renewed} of {} nodes renewed", nodes.len()));
+    context.timed(&progress, "upgrade", &Upgraded { ring, nodes: nodes.len(), renewed })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,6 +3,7 @@
 
 mod engine;
 mod image;
+mod logs;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,15 +15,14 @@ use bollard::models::{
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
-    ListVolumesOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
-    RemoveImageOptions, RemoveVolumeOptions, StopContainerOptionsBuilder,
+    ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptions,
+    RemoveVolumeOptions, StopContainerOptionsBuilder,
 };
-use bytes::Bytes;
-use futures_util::future::FutureExt;
-use futures_util::stream::{BoxStream, StreamExt};
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::BoxStream;
 use tokio::sync::OnceCell;
 
-use super::{Doing, LogRequest, Provider, Site, not_running};
+use super::{Doing, Fact, LogRequest, Provider, Rendered, Said, Site, lines, not_running};
 use crate::error::{During, Result};
 use crate::inventory::ProviderKind;
 use crate::node::{Handle, LOOPBACK, Launch, Machine, MachineState, NodeSpec};
@@ -32,6 +32,8 @@ pub use engine::Engine;
 
 /// The name of the image; its tag is made from its contents.
 const IMAGE: &str = "sky-agent";
+/// The tag of an image that lost its own to another: two rings made the image at the same time.
+const UNTAGGED: &str = "<none>:<none>";
 /// How long a container may take to end by itself, in seconds.
 const STOP_WITHIN_S: i32 = 10;
 /// One second, as the engine counts time.
@@ -86,10 +88,6 @@ impl Containers {
         HashMap::from([("label".to_owned(), vec![format!("{}={}", label::RING, self.ring())])])
     }
 
-    fn labels(&self, node: &NodeSpec) -> HashMap<String, String> {
-        node_labels(self.ring(), node).into_iter().collect()
-    }
-
     async fn containers(&self) -> Result<Vec<ContainerSummary>> {
         let options = ListContainersOptionsBuilder::new().all(true).filters(&self.filter()).build();
         self.docker().list_containers(Some(options)).await.during(|| "cannot list the containers")
@@ -105,66 +103,13 @@ impl Containers {
     }
 
     async fn create(&self, launch: &Launch) -> Result<()> {
-        let node = &launch.node;
-        let name = self.container(&node.name);
-        let secrets = self.site.secrets()?;
-        let labels = self.labels(node);
-        let volume = VolumeCreateRequest {
-            name: Some(name.clone()),
-            labels: Some(labels.clone()),
-            ..VolumeCreateRequest::default()
-        };
+        let name = self.container(&launch.node.name);
+        let volume = volume(self.ring(), &launch.node);
         self.docker()
             .create_volume(volume)
             .await
             .during(|| format!("cannot make the volume {name}"))?;
-        let host = HostConfig {
-            network_mode: Some("host".to_owned()),
-            restart_policy: Some(RestartPolicy {
-                name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
-                maximum_retry_count: None,
-            }),
-            mounts: Some(vec![Mount {
-                typ: Some(MountType::VOLUME),
-                source: Some(name.clone()),
-                target: Some("/data".to_owned()),
-                ..Mount::default()
-            }]),
-            readonly_rootfs: Some(true),
-            cap_drop: Some(vec!["ALL".to_owned()]),
-            security_opt: Some(vec!["no-new-privileges".to_owned()]),
-            log_config: Some(HostConfigLogConfig {
-                typ: Some("json-file".to_owned()),
-                config: Some(HashMap::from([
-                    ("max-size".to_owned(), "16m".to_owned()),
-                    ("max-file".to_owned(), "2".to_owned()),
-                ])),
-            }),
-            ..HostConfig::default()
-        };
-        let health = ["CMD", "/sky-agent", "health", "--ip"].map(str::to_owned);
-        let address = node.host.unwrap_or(LOOPBACK).to_string();
-        let health =
-            health.into_iter().chain([address, "--port".to_owned(), node.port.to_string()]);
-        let body = ContainerCreateBody {
-            image: Some(self.image().await?.to_owned()),
-            cmd: Some(launch.arguments(&self.site.agent, "/data")),
-            env: Some(vec![
-                format!("SKY_SECRET={}", secrets.secret),
-                format!("SKY_TOKEN={}", secrets.token),
-            ]),
-            labels: Some(labels),
-            healthcheck: Some(HealthConfig {
-                test: Some(health.collect()),
-                interval: Some(5 * SECOND_NS),
-                timeout: Some(3 * SECOND_NS),
-                retries: Some(3),
-                start_period: Some(30 * SECOND_NS),
-                start_interval: None,
-            }),
-            host_config: Some(host),
-            ..ContainerCreateBody::default()
-        };
+        let body = body(&self.site, launch, &self.site.secrets()?, self.image().await?);
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
         let created = self.docker().create_container(Some(options), body).await;
         created.map(drop).during(|| format!("cannot make the container {name}"))
@@ -234,13 +179,28 @@ impl Containers {
         Ok(true)
     }
 
+    /// The nodes whose container runs and has another image than a new one would have.
+    pub(super) async fn of_another_image(&self) -> Result<Vec<String>> {
+        let image = image_name(&self.site, self.registry.as_deref())?;
+        let runs = |container: &ContainerSummary| {
+            container.state == Some(ContainerSummaryStateEnum::RUNNING)
+        };
+        let containers = self.containers().await?.into_iter().filter(runs);
+        let others = containers.filter(|container| container.image.as_ref() != Some(&image));
+        Ok(others.filter_map(|other| Some(spec(other.labels.as_ref()?)?.name)).collect())
+    }
+
     /// Removes the images that this program made and no container uses.
     async fn remove_unused_images(&self) -> Result<()> {
         let ours = HashMap::from([("label".to_owned(), vec![format!("{}={IMAGE}", label::IMAGE)])]);
         let options = ListImagesOptionsBuilder::new().filters(&ours).build();
         let images = self.docker().list_images(Some(options)).await;
         let images = images.during(|| "cannot list the images")?;
-        for tag in images.iter().flat_map(|image| &image.repo_tags) {
+        let untagged =
+            images.iter().filter(|image| image.repo_tags.iter().all(|tag| tag == UNTAGGED));
+        let untagged = untagged.map(|image| &image.id);
+        let tags = images.iter().flat_map(|image| &image.repo_tags).filter(|tag| *tag != UNTAGGED);
+        for tag in tags.chain(untagged) {
             let removed = self.docker().remove_image(tag, None::<RemoveImageOptions>, None).await;
             match removed {
                 // It is in use, perhaps by another ring.
@@ -323,9 +283,101 @@ impl Containers {
     }
 }
 
+/// The volume of a node.
+fn volume(ring: &str, node: &NodeSpec) -> VolumeCreateRequest {
+    VolumeCreateRequest {
+        name: Some(container_name(ring, &node.name)),
+        labels: Some(labels(ring, node)),
+        ..VolumeCreateRequest::default()
+    }
+}
+
+/// The container of a node.
+fn body(site: &Site, launch: &Launch, secrets: &Secrets, image: &str) -> ContainerCreateBody {
+    let (ring, node) = (site.folder.ring(), &launch.node);
+    let name = container_name(ring, &node.name);
+    let host = HostConfig {
+        network_mode: Some("host".to_owned()),
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
+            maximum_retry_count: None,
+        }),
+        mounts: Some(vec![Mount {
+            typ: Some(MountType::VOLUME),
+            source: Some(name),
+            target: Some("/data".to_owned()),
+            ..Mount::default()
+        }]),
+        readonly_rootfs: Some(true),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".to_owned()),
+            config: Some(HashMap::from([
+                ("max-size".to_owned(), "16m".to_owned()),
+                ("max-file".to_owned(), "2".to_owned()),
+            ])),
+        }),
+        ..HostConfig::default()
+    };
+    let health = ["CMD", "/sky-agent", "health", "--ip"].map(str::to_owned);
+    let address = node.host.unwrap_or(LOOPBACK).to_string();
+    let health = health.into_iter().chain([address, "--port".to_owned(), node.port.to_string()]);
+    ContainerCreateBody {
+        image: Some(image.to_owned()),
+        cmd: Some(launch.arguments(&site.agent, "/data")),
+        env: Some(vec![
+            format!("SKY_SECRET={}", secrets.secret),
+            format!("SKY_TOKEN={}", secrets.token),
+        ]),
+        labels: Some(labels(ring, node)),
+        healthcheck: Some(HealthConfig {
+            test: Some(health.collect()),
+            interval: Some(5 * SECOND_NS),
+            timeout: Some(3 * SECOND_NS),
+            retries: Some(3),
+            start_period: Some(30 * SECOND_NS),
+            start_interval: None,
+        }),
+        host_config: Some(host),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// The image of new containers.
+fn image_name(site: &Site, registry: Option<&str>) -> Result<String> {
+    match registry {
+        Some(image) => Ok(image.to_owned()),
+        None => Ok(image::name(&image::static_program(site)?)),
+    }
+}
+
+/// What is made for a node, with the image of a registry or of this program.
+pub(super) fn rendered(
+    site: &Site,
+    registry: Option<&str>,
+    launch: &Launch,
+    secrets: &Secrets,
+) -> Result<Vec<Rendered>> {
+    let name = container_name(site.folder.ring(), &launch.node.name);
+    let image = image_name(site, registry)?;
+    let failed = || format!("cannot show the container {name}");
+    let volume = serde_json::to_value(volume(site.folder.ring(), &launch.node)).during(failed)?;
+    let body = serde_json::to_value(body(site, launch, secrets, &image)).during(failed)?;
+    let node = &launch.node.name;
+    Ok(vec![
+        Rendered::call(node, "POST /volumes/create of docker", volume),
+        Rendered::call(node, format!("POST /containers/create?name={name} of docker"), body),
+    ])
+}
+
 /// The name of the container of a node, and of its volume.
 pub(super) fn container_name(ring: &str, node: &str) -> String {
     if node.starts_with(&format!("{ring}-")) { node.to_owned() } else { format!("{ring}-{node}") }
+}
+
+fn labels(ring: &str, node: &NodeSpec) -> HashMap<String, String> {
+    node_labels(ring, node).into_iter().collect()
 }
 
 /// The labels that tell which node a container or volume is of.
@@ -388,12 +440,24 @@ impl Provider for Containers {
         .boxed()
     }
 
+    fn render<'a>(&'a self, launch: &'a Launch, secrets: &'a Secrets) -> Doing<'a, Vec<Rendered>> {
+        std::future::ready(rendered(&self.site, self.registry.as_deref(), launch, secrets)).boxed()
+    }
+
     fn renew<'a>(&'a self, launch: &'a Launch) -> Doing<'a, bool> {
         self.replace(launch).boxed()
     }
 
     fn leftovers(&self) -> Doing<'_, Vec<Leftover>> {
         self.unused_volumes().boxed()
+    }
+
+    fn examine(&self) -> BoxFuture<'_, Vec<Fact>> {
+        async { vec![("docker", self.engine.facts().await)] }.boxed()
+    }
+
+    fn outdated(&self) -> Doing<'_, Vec<String>> {
+        self.of_another_image().boxed()
     }
 
     fn recall(&self) -> Doing<'_, Option<Secrets>> {
@@ -441,19 +505,8 @@ impl Provider for Containers {
         self.remove_unused_images().boxed()
     }
 
-    fn logs<'a>(&'a self, name: &'a str, wanted: LogRequest) -> BoxStream<'a, Result<Bytes>> {
-        let lines = wanted.lines.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
-        let options = LogsOptionsBuilder::new()
-            .stdout(true)
-            .stderr(true)
-            .follow(wanted.follow)
-            .tail(&lines)
-            .build();
-        let container = self.container(name);
-        let pieces = self.docker().logs(&container, Some(options)).map(move |piece| {
-            let piece = piece.during(|| format!("cannot read the log of {container}"))?;
-            Ok(piece.into_bytes())
-        });
-        pieces.boxed()
+    fn logs(&self, name: &str, wanted: LogRequest) -> BoxStream<'_, Result<Said>> {
+        let name = name.to_owned();
+        lines::kept_up(wanted, logs::PAUSE, move |wanted| self.log(&name, wanted))
     }
 }

@@ -2,14 +2,15 @@
 //! flags or output, and there is no list of nodes to lose: they are found again by label or record.
 
 pub mod docker;
+mod lines;
 pub mod openstack;
 pub mod ports;
 pub mod process;
+mod rendering;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::BoxStream;
 
@@ -19,6 +20,8 @@ use crate::node::{Launch, Machine, NodeSpec};
 use crate::outlook::{Leftover, Outlook};
 use crate::printer::Printer;
 use crate::state::{RingFolder, Secrets};
+pub use lines::{LogLine, Said};
+pub use rendering::{Body, Rendered, redacted};
 
 /// Work of a provider under way.
 pub type Doing<'a, T> = BoxFuture<'a, Result<T>>;
@@ -66,6 +69,8 @@ impl Site {
 pub struct LogRequest {
     /// The last so many lines; all if none.
     pub lines: Option<usize>,
+    /// Only lines written since then.
+    pub since: Option<SystemTime>,
     /// Whether to go on with what is written later.
     pub follow: bool,
 }
@@ -84,6 +89,15 @@ pub trait Provider: Send + Sync {
     /// Prepares what all nodes share, and what new nodes need before the first of them is started: an
     /// address each, so that every node can be told all others. Gives them back with it.
     fn prepare<'a>(&'a self, new: &'a [NodeSpec]) -> Doing<'a, Vec<NodeSpec>>;
+
+    /// [`Self::prepare`], only rehearsed: from then on this provider changes nothing any more. Addresses
+    /// that are not decided yet have others in their place.
+    fn rehearse<'a>(&'a self, new: &'a [NodeSpec]) -> Doing<'a, Vec<NodeSpec>> {
+        std::future::ready(Ok(new.to_vec())).boxed()
+    }
+
+    /// What is made for a node, and what was rehearsed before. Changes nothing; after [`Self::rehearse`].
+    fn render<'a>(&'a self, launch: &'a Launch, secrets: &'a Secrets) -> Doing<'a, Vec<Rendered>>;
 
     /// The nodes of the ring, by name.
     fn observe(&self) -> Doing<'_, Vec<Machine>>;
@@ -112,6 +126,15 @@ pub trait Provider: Send + Sync {
     /// What carries the mark of the ring and belongs to none of its nodes.
     fn leftovers(&self) -> Doing<'_, Vec<Leftover>>;
 
+    /// What there is to know of the place where the nodes live: what was looked at, and how it is. If the
+    /// first of it is an error, nothing else can be had there.
+    fn examine(&self) -> BoxFuture<'_, Vec<Fact>> {
+        std::future::ready(Vec::new()).boxed()
+    }
+
+    /// The nodes that run another program than this one, or than what the inventory names.
+    fn outdated(&self) -> Doing<'_, Vec<String>>;
+
     /// What the agents of the ring share, as one of its nodes knows it: for a machine that has lost it.
     /// None if no node can be asked.
     fn recall(&self) -> Doing<'_, Option<Secrets>>;
@@ -121,9 +144,13 @@ pub trait Provider: Send + Sync {
         Patience { answer: Duration::from_secs(60), right: Duration::from_secs(180) }
     }
 
-    /// The log of a node, in pieces that end with a line.
-    fn logs<'a>(&'a self, name: &'a str, wanted: LogRequest) -> BoxStream<'a, Result<Bytes>>;
+    /// The log of a node, line by line. Followed, it goes on through everything that happens to the node,
+    /// and its errors are of the moment: it is tried again.
+    fn logs(&self, name: &str, wanted: LogRequest) -> BoxStream<'_, Result<Said>>;
 }
+
+/// What was looked at of a provider, and how it is.
+pub type Fact = (&'static str, Result<String>);
 
 /// How long nodes may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

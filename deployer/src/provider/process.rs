@@ -3,15 +3,14 @@
 //! and boot, or by the data folder in its arguments, so that no kill of this program loses it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek};
+use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -20,9 +19,11 @@ use sky_chord::Id;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{Doing, LogRequest, Provider, Site, not_running};
+use super::lines::{Cutter, LogLine, wanted_of};
+use super::{Doing, LogRequest, Provider, Rendered, Said, Site, not_running};
 use crate::error::{During, Error, Result};
 use crate::inventory::ProviderKind;
+use crate::machine::boot_id;
 use crate::node::{Handle, Launch, Machine, MachineState, NodeSpec};
 use crate::outlook::Leftover;
 use crate::state::{self, Secrets};
@@ -69,6 +70,13 @@ struct Stat {
     start_ticks: u64,
 }
 
+impl Record {
+    /// The copy of the program it goes on with, if that is there.
+    fn kept_program(self) -> Option<PathBuf> {
+        Some(self.program).filter(|program| program.exists())
+    }
+}
+
 impl Processes {
     /// The processes of a ring.
     pub const fn new(site: Site) -> Self {
@@ -107,17 +115,21 @@ impl Processes {
         found.filter(|(_, stat)| !matches!(stat.state, 'Z' | 'X'))
     }
 
+    /// Where the copy of the program is that nodes are started from.
+    fn copy_of(&self, program: &[u8]) -> PathBuf {
+        let version = Id::hash(program).to_string();
+        self.site.folder.path().join("bin").join(&version[..16]).join("sky-agent")
+    }
+
     /// The copy of the program that nodes are started from.
     fn program(&self) -> Result<PathBuf> {
         if let Some(program) = self.program.get() {
             return Ok(program.clone());
         }
         let bytes = self.site.program_bytes()?;
-        let version = Id::hash(&bytes).to_string();
-        let folder = self.site.folder.path().join("bin").join(&version[..16]);
-        let copy = folder.join("sky-agent");
+        let copy = self.copy_of(&bytes);
         if !copy.exists() {
-            state::create_private(&folder)?;
+            copy.parent().map_or(Ok(()), state::create_private)?;
             state::write_private(&copy, &bytes)?;
             std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o700))
                 .during(|| format!("cannot make {} executable", copy.display()))?;
@@ -132,7 +144,7 @@ impl Processes {
             return Ok(());
         }
         state::create_private(&self.data(&node.name))?;
-        let program = match record.map(|record| record.program).filter(|program| program.exists()) {
+        let program = match record.and_then(Record::kept_program) {
             Some(program) => program,
             None => self.program()?,
         };
@@ -142,9 +154,29 @@ impl Processes {
         self.write_record(&record)
     }
 
+    /// The process of a node, not yet started.
+    fn command(&self, launch: &Launch, secrets: &Secrets, program: &Path) -> Command {
+        let name = &launch.node.name;
+        let data = self.data(name);
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            // Settings for another agent must not leak into this one.
+            if name.as_encoded_bytes().starts_with(b"SKY_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(launch.arguments(&self.site.agent, &data.to_string_lossy()))
+            .env("SKY_SECRET", &secrets.secret)
+            .env("SKY_TOKEN", &secrets.token)
+            .env(crate::agent_exe::OWN_SESSION, "1")
+            .current_dir(self.node(name));
+        command
+    }
+
     fn spawn(&self, launch: &Launch, program: &Path) -> Result<Identity> {
         let name = &launch.node.name;
-        let secrets = self.site.secrets()?;
+        let mut command = self.command(launch, &self.site.secrets()?, program);
         let log = self.node(name).join("agent.log");
         if std::fs::metadata(&log).is_ok_and(|log| log.len() > LOG_LIMIT_BYTES) {
             std::fs::rename(&log, log.with_extension("log.1"))
@@ -157,25 +189,10 @@ impl Processes {
             .open(&log)
             .during(|| format!("cannot open {}", log.display()))?;
         let errors = log.try_clone().during(|| "cannot share a log file")?;
-        let data = self.data(name);
-        let mut command = Command::new(program);
-        for (name, _) in std::env::vars_os() {
-            // Settings for another agent must not leak into this one.
-            if name.as_encoded_bytes().starts_with(b"SKY_") {
-                command.env_remove(name);
-            }
-        }
-        let mut child = command
-            .args(launch.arguments(&self.site.agent, &data.to_string_lossy()))
-            .env("SKY_SECRET", &secrets.secret)
-            .env("SKY_TOKEN", &secrets.token)
-            .env(crate::agent_exe::OWN_SESSION, "1")
-            .current_dir(self.node(name))
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors)
-            .spawn()
-            .during(|| format!("cannot start the process of {name} from {}", program.display()))?;
+        let mut child =
+            command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn().during(|| {
+                format!("cannot start the process of {name} from {}", program.display())
+            })?;
         let pid = child.id();
         let start_ticks = stat(pid).map_or(0, |stat| stat.start_ticks);
         // Whoever starts a process must take note of its end, or it stays in the process table.
@@ -248,6 +265,30 @@ impl Provider for Processes {
         done(self.program().map(|_| new.to_vec()))
     }
 
+    fn render<'a>(&'a self, launch: &'a Launch, secrets: &'a Secrets) -> Doing<'a, Vec<Rendered>> {
+        let render = || {
+            let name = &launch.node.name;
+            let program = match self.record(name)?.and_then(Record::kept_program) {
+                Some(program) => program,
+                None => self.copy_of(&self.site.program_bytes()?),
+            };
+            let command = self.command(launch, secrets, &program);
+            let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+            let environment = command.get_envs().filter_map(|(name, value)| {
+                Some((text(name), serde_json::Value::from(text(value?))))
+            });
+            let parameters = serde_json::json!({
+                "program": program,
+                "arguments": command.get_args().map(text).collect::<Vec<_>>(),
+                "environment": environment.collect::<serde_json::Map<_, _>>(),
+                "folder": command.get_current_dir(),
+                "output": self.node(name).join("agent.log"),
+            });
+            Ok(vec![Rendered::call(name, "process", parameters)])
+        };
+        done(render())
+    }
+
     fn renew<'a>(&'a self, launch: &'a Launch) -> Doing<'a, bool> {
         async move {
             let name = &launch.node.name;
@@ -265,6 +306,20 @@ impl Provider for Processes {
 
     fn leftovers(&self) -> Doing<'_, Vec<Leftover>> {
         done(Ok(Vec::new())) // A process is found by its node's folder, which is all there is.
+    }
+
+    fn outdated(&self) -> Doing<'_, Vec<String>> {
+        async {
+            let program = self.copy_of(&self.site.program_bytes()?);
+            let mut outdated = Vec::new();
+            for machine in self.observe().await? {
+                let name = machine.node.name;
+                let record = self.record(&name)?.filter(|record| self.living(record).is_some());
+                outdated.extend(record.filter(|record| record.program != program).map(|_| name));
+            }
+            Ok(outdated)
+        }
+        .boxed()
     }
 
     fn recall(&self) -> Doing<'_, Option<Secrets>> {
@@ -333,25 +388,25 @@ impl Provider for Processes {
         })
     }
 
-    fn logs<'a>(&'a self, name: &'a str, wanted: LogRequest) -> BoxStream<'a, Result<Bytes>> {
-        let path = self.node(name).join("agent.log");
-        let mut reader = LogReader { path, file: None };
-        let first = reader.first(wanted.lines);
-        let head = stream::once(async move { first });
+    fn logs(&self, name: &str, wanted: LogRequest) -> BoxStream<'_, Result<Said>> {
+        let mut reader = LogReader::new(self.node(name).join("agent.log"));
+        let said = match reader.first(wanted) {
+            Ok(lines) => lines.into_iter().map(|line| Ok(Said::Line(line))).collect(),
+            Err(error) => vec![Err(error)],
+        };
+        let first = stream::iter(said);
         if !wanted.follow {
-            return head.boxed();
+            return first.boxed();
         }
-        let tail = stream::unfold(reader, |mut reader| async {
+        let later = stream::unfold(reader, |mut reader| async {
             tokio::time::sleep(FOLLOW_EVERY).await;
-            let news = reader.read();
-            Some((news, reader))
+            let said = match reader.read() {
+                Ok(lines) => lines.into_iter().map(|line| Ok(Said::Line(line))).collect(),
+                Err(error) => vec![Err(error)],
+            };
+            Some((stream::iter(said), reader))
         });
-        head.chain(tail)
-            .filter(|piece| {
-                let news = piece.as_ref().map_or(true, |bytes| !bytes.is_empty());
-                async move { news }
-            })
-            .boxed()
+        first.chain(stream::iter([Ok(Said::CaughtUp)])).chain(later.flatten()).boxed()
     }
 }
 
@@ -359,42 +414,48 @@ impl Provider for Processes {
 struct LogReader {
     path: PathBuf,
     file: Option<File>,
+    cutter: Cutter,
 }
 
 impl LogReader {
-    /// What there is, from the last `lines` lines on.
-    fn first(&mut self, lines: Option<usize>) -> Result<Bytes> {
-        let text = self.read()?;
-        let Some(lines) = lines else { return Ok(text) };
-        let body = text.strip_suffix(b"\n").unwrap_or(&text);
-        let ends = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
-        let start = match lines {
-            0 => text.len(),
-            lines => ends.map(|(at, _)| at + 1).nth(lines - 1).unwrap_or(0),
-        };
-        Ok(text.slice(start..))
+    fn new(path: PathBuf) -> Self {
+        Self { path, file: None, cutter: Cutter::default() }
     }
 
-    fn read(&mut self) -> Result<Bytes> {
+    /// What there is and is wanted.
+    fn first(&mut self, wanted: LogRequest) -> Result<Vec<LogLine>> {
+        let mut lines = self.read()?;
+        // What is being written ends later.
+        lines.extend(if wanted.follow { None } else { self.cutter.finish() });
+        let (all, lines) = (lines.len(), wanted_of(lines, wanted));
+        let aside = self.path.with_extension("log.1");
+        if lines.len() < all || wanted.lines == Some(all) || !aside.exists() {
+            return Ok(lines);
+        }
+        let mut before = Self::new(aside).read()?;
+        before.extend(lines);
+        Ok(wanted_of(before, wanted))
+    }
+
+    /// The lines that were written since the last time.
+    fn read(&mut self) -> Result<Vec<LogLine>> {
         let failed = || format!("cannot read {}", self.path.display());
         let mut file = match self.file.take() {
             Some(file) => file,
-            None if !self.path.exists() => return Ok(Bytes::new()),
+            None if !self.path.exists() => return Ok(Vec::new()),
             None => File::open(&self.path).during(failed)?,
         };
+        // Asked first, so that what is written until then is read from the file it was written to.
+        let there = std::fs::metadata(&self.path);
         let mut text = Vec::new();
         file.read_to_end(&mut text).during(failed)?;
-        // The file is put aside when a node with a long log starts again.
-        let moved = std::fs::metadata(&self.path).map_or(0, |there| there.len())
-            < file.stream_position().during(failed)?;
-        self.file = (!moved).then_some(file);
-        Ok(text.into())
+        // The file is put aside when a node with a long log starts again, and is another one when the
+        // node was removed and made again.
+        let own = file.metadata().during(failed)?;
+        let same = there.is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino()));
+        self.file = same.then_some(file);
+        Ok(self.cutter.cut(&text, None))
     }
-}
-
-fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
 }
 
 /// Clock ticks since the machine was started.

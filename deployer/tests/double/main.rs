@@ -21,4 +21,5 @@ mod neutron;
 mod nova;
 #[path = "../battery/parts.rs"]
 mod parts;
+mod rendering;
 mod sweep;

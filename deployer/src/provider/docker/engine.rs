@@ -95,6 +95,16 @@ impl Engine {
         }
     }
 
+    /// What the engine is; an error if it is none for us.
+    pub(super) async fn facts(&self) -> Result<String> {
+        let version = self.docker.version().await;
+        let version = version.during(|| format!("the engine at {} fails", self.place))?;
+        self.shares_network().await?;
+        let or = |text: Option<String>| text.unwrap_or_else(|| "?".to_owned());
+        let (engine, api) = (or(version.version), or(version.api_version));
+        Ok(format!("engine {engine} with API {api} at {}", self.place))
+    }
+
     /// Refuses engines whose "host" is another machine: the agents would not be reachable.
     pub(super) async fn shares_network(&self) -> Result<()> {
         let info =

@@ -11,10 +11,15 @@ use super::{IMAGE, label};
 use crate::error::{During, Error, Result};
 use crate::provider::Site;
 
-/// Imports the program unless the engine has it. The tag is made from its contents.
+/// The name of the image of this program. The tag is made from its contents.
+pub(super) fn name(program: &[u8]) -> String {
+    format!("{IMAGE}:{}", &Id::hash(program).to_string()[..16])
+}
+
+/// Imports the program unless the engine has it.
 pub(super) async fn import(docker: &Docker, site: &Site) -> Result<String> {
     let program = static_program(site)?;
-    let tag = format!("{IMAGE}:{}", &Id::hash(&program).to_string()[..16]);
+    let tag = name(&program);
     if docker.inspect_image(&tag).await.is_ok() {
         return Ok(tag);
     }

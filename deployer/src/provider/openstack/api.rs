@@ -2,6 +2,7 @@
 //! what was asked.
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::{Client, Method, Response, StatusCode, Url};
@@ -9,6 +10,7 @@ use serde_json::Value;
 
 use super::auth::Auth;
 use super::clouds::{self, CloudConfig};
+use super::rehearsal::Rehearsal;
 use crate::error::{During, Error, Result};
 use crate::inventory::Openstack;
 
@@ -22,8 +24,6 @@ const TRIES: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The most characters of a service's message in an error.
 const MESSAGE_LIMIT: usize = 2000;
-/// How many lines of a server's console are shown.
-const CONSOLE_LINES: usize = 15;
 /// Nova's microversion for everything here: tags (2.52), descriptions (2.19), server groups with one
 /// policy (2.64), volume types (2.67). Part of the release Stein of 2019 and of every later one.
 const COMPUTE_VERSION: &str = "2.67";
@@ -41,7 +41,7 @@ pub(super) enum Service {
 
 impl Service {
     /// Its type in the catalog.
-    const fn kind(self) -> &'static str {
+    pub(super) const fn kind(self) -> &'static str {
         match self {
             Self::Compute => "compute",
             Self::Network => "network",
@@ -163,6 +163,8 @@ pub(super) struct Api {
     auth: Auth,
     project: String,
     cloud: openstack::Cloud,
+    source: String,
+    rehearsal: Arc<OnceLock<Rehearsal>>,
 }
 
 impl fmt::Debug for Api {
@@ -190,7 +192,23 @@ impl Api {
         let session = osauth::Session::new_with_client(http.clone(), auth.clone());
         let session = session.await.map_err(refused)?;
         let cloud = openstack::Cloud::from(session);
-        Ok(Self { http, auth, project: token.project.clone(), cloud })
+        let (project, rehearsal) = (token.project.clone(), Arc::default());
+        Ok(Self { http, auth, project, cloud, source, rehearsal })
+    }
+
+    /// From now on changes nothing any more: see [`Rehearsal`].
+    pub(super) fn rehearse(&self) {
+        self.rehearsal.get_or_init(Rehearsal::default);
+    }
+
+    /// What was rehearsed; none if calls are real.
+    pub(super) fn rehearsal(&self) -> Option<&Rehearsal> {
+        self.rehearsal.get()
+    }
+
+    /// Where it was read which cloud this is, and who we are there.
+    pub(super) fn source(&self) -> &str {
+        &self.source
     }
 
     /// The id of our project.
@@ -269,15 +287,6 @@ impl Api {
         Ok(items)
     }
 
-    /// The last lines on a server's console; none if it cannot be had.
-    pub(super) async fn console(&self, server: &str) -> Option<String> {
-        let body = serde_json::json!({"os-getConsoleOutput": {"length": CONSOLE_LINES}});
-        let path = format!("servers/{server}/action");
-        let answer = self.post(Service::Compute, &path, body).await.ok()?;
-        let text = answer["output"].as_str()?.trim().to_owned();
-        (!text.is_empty()).then_some(text)
-    }
-
     async fn call(
         &self,
         service: Service,
@@ -285,6 +294,12 @@ impl Api {
         path: &str,
         body: Option<Value>,
     ) -> Result<Value, Fault> {
+        let rehearsal = self.rehearsal();
+        if let Some(answer) =
+            rehearsal.and_then(|all| all.answer(service, &method, path, body.as_ref()))
+        {
+            return Ok(answer);
+        }
         let bare = path.split_once('?').map_or(path, |(bare, _)| bare);
         let call = format!("{method} /{bare} of {}", service.kind());
         let silence = |message: String| Fault {

@@ -250,21 +250,7 @@ fn catalog(catalog: &Value) -> Vec<Service> {
 /// unneeded renewal does no harm.
 fn expiry(text: &str) -> SystemTime {
     let soon = SystemTime::now() + RENEW_BEFORE;
-    time(text).map_or(soon, |time| (time - RENEW_BEFORE).max(soon.min(time)))
-}
-
-/// A time of ISO 8601 in UTC, as all services write it: `2026-11-23T04:00:00Z`, with or without parts
-/// of a second.
-pub(super) fn time(text: &str) -> Option<SystemTime> {
-    let digits = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
-    let (year, month, day) = (digits(0, 4)?, digits(5, 7)?, digits(8, 10)?);
-    let (hour, minute, second) = (digits(11, 13)?, digits(14, 16)?, digits(17, 19)?);
-    // Days since 1970 of a date, with March as the first month (H. Hinnant, "chrono-compatible
-    // low-level date algorithms").
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
-    let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
+    crate::moment::parse(text).map_or(soon, |time| (time - RENEW_BEFORE).max(soon.min(time)))
 }
 
 #[cfg(test)]

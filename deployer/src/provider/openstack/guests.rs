@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::Mutex;
@@ -19,6 +18,7 @@ use crate::inventory::FloatingIps;
 use crate::node::Launch;
 use crate::printer::Mark;
 use crate::provider::docker::{Containers, Engine};
+use crate::provider::lines::Entry;
 use crate::provider::{LogRequest, Provider, Site};
 use crate::state::Secrets;
 
@@ -77,6 +77,11 @@ impl Guests {
         let logins = tokio::sync::Semaphore::new(AT_ONCE);
         let tunnel = Arc::new(Tunnel::new(Arc::clone(&ssh)));
         Self { site, ssh, tunnel, doors: Mutex::default(), engines: Mutex::default(), logins }
+    }
+
+    /// Whether the key that may log in is there already.
+    pub(super) fn has_key(&self) -> bool {
+        self.ssh.has_key()
     }
 
     /// The key that may log in to the servers.
@@ -195,29 +200,35 @@ impl Guests {
         self.started(place, gateway).await?.containers.renew(launch).await
     }
 
-    /// The log of the agent of a server.
+    /// The log of the agent of a server, once.
     pub(super) async fn logs(
         &self,
         place: &Place,
         gateway: Option<&Place>,
         wanted: LogRequest,
-    ) -> Result<BoxStream<'static, Result<Bytes>>> {
+    ) -> Result<BoxStream<'static, Result<Entry>>> {
         let guest = self.guest(place, gateway).await?;
         let name = place.node.clone();
         // The stream must not outlive the connection, so it takes it along.
         let (send, receive) = tokio::sync::mpsc::channel(16);
         tokio::spawn(async move {
-            let mut pieces = guest.containers.logs(&name, wanted);
-            while let Some(piece) = pieces.next().await {
-                if send.send(piece).await.is_err() {
-                    return;
+            let mut entries = guest.containers.log(&name, wanted);
+            loop {
+                tokio::select! {
+                    entry = entries.next() => {
+                        let Some(entry) = entry else { return };
+                        if send.send(entry).await.is_err() {
+                            return;
+                        }
+                    }
+                    () = send.closed() => return,
                 }
             }
         });
-        let pieces = futures_util::stream::unfold(receive, |mut receive| async {
-            receive.recv().await.map(|piece| (piece, receive))
+        let entries = futures_util::stream::unfold(receive, |mut receive| async {
+            receive.recv().await.map(|entry| (entry, receive))
         });
-        Ok(pieces.boxed())
+        Ok(entries.boxed())
     }
 
     /// The secrets that the agent of a server knows.
@@ -227,6 +238,15 @@ impl Guests {
         gateway: Option<&Place>,
     ) -> Result<Option<Secrets>> {
         self.guest(place, gateway).await?.containers.recall().await
+    }
+
+    /// Its node, if its agent is of another image than a new one would be.
+    pub(super) async fn outdated(
+        &self,
+        place: &Place,
+        gateway: Option<&Place>,
+    ) -> Result<Vec<String>> {
+        self.guest(place, gateway).await?.containers.of_another_image().await
     }
 
     /// The engine of a server that may have booted a moment ago.

@@ -23,8 +23,22 @@ const PLACED_EVERY: Duration = Duration::from_millis(250);
 /// How often a server that may have been made is looked for.
 const LOOKS: u32 = 10;
 
+/// How many lines of a server's console are shown.
+const CONSOLE_LINES: usize = 15;
+
 /// The right to be the one whose server is placed.
 type Turn<'a> = tokio::sync::MutexGuard<'a, ()>;
+
+impl Api {
+    /// The last lines on a server's console; none if it cannot be had.
+    pub(super) async fn console(&self, server: &str) -> Option<String> {
+        let body = json!({"os-getConsoleOutput": {"length": CONSOLE_LINES}});
+        let path = format!("servers/{server}/action");
+        let answer = self.post(Service::Compute, &path, body).await.ok()?;
+        let text = answer["output"].as_str()?.trim().to_owned();
+        (!text.is_empty()).then_some(text)
+    }
+}
 
 impl Workshop<'_> {
     /// The port of a node, made if it is not there.
@@ -204,7 +218,7 @@ impl Workshop<'_> {
     }
 
     /// The zones to try for a node, its own first.
-    fn zones(&self, node: &NodeSpec) -> Vec<String> {
+    pub(super) fn zones(&self, node: &NodeSpec) -> Vec<String> {
         let all = &self.settings.availability_zones;
         // A zone of the inventory's nodes that is none of the cloud is a label.
         let own = node.zone.iter().filter(|zone| all.contains(zone));
@@ -236,7 +250,7 @@ impl Workshop<'_> {
         self.wait(&server.id, PLACED_EVERY, placed).await
     }
 
-    async fn create(
+    pub(super) async fn create(
         &self,
         shared: &Shared,
         node: &NodeSpec,

@@ -12,13 +12,16 @@
 mod api;
 mod auth;
 mod clouds;
+mod examine;
 mod guests;
+mod launch;
 mod leftovers;
 mod machines;
 mod make;
 mod marks;
 mod owned;
 mod preflight;
+mod rehearsal;
 mod resolve;
 mod shared;
 mod ssh;
@@ -29,17 +32,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
-use futures_util::future::FutureExt;
+use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use tokio::sync::{Mutex, OnceCell};
 
-use super::{Doing, LogRequest, Patience, Provider, Site, not_running};
+use super::{
+    Doing, Fact, LogRequest, Patience, Provider, Rendered, Said, Site, lines, not_running,
+};
 use crate::error::{Error, Problem, Result};
 use crate::inventory::{FloatingIps, ProviderKind};
 use crate::node::{Handle, Launch, Machine, MachineState, NodeSpec};
 use crate::outlook::{Leftover, Outlook, Quota};
-use crate::printer::Mark;
 use crate::state::Secrets;
 use api::Api;
 use guests::Guests;
@@ -102,7 +105,10 @@ impl Servers {
 
     /// What the ring owns now.
     async fn owned(&self) -> Result<Arc<Owned>> {
-        let owned = Arc::new(Owned::find(self.api().await?, &self.marks).await?);
+        let api = self.api().await?;
+        let mut owned = Owned::find(api, &self.marks).await?;
+        owned.ports.extend(api.rehearsal().into_iter().flat_map(|all| owned::items(all.ports())));
+        let owned = Arc::new(owned);
         *self.seen.lock().await = Some((Instant::now(), Arc::clone(&owned)));
         Ok(owned)
     }
@@ -138,7 +144,7 @@ impl Servers {
             let known = owned.ports.iter().filter_map(|port| self.marks.node(&port.description));
             let ports: BTreeSet<u16> =
                 known.chain(nodes.iter().cloned()).map(|node| node.port).collect();
-            let key = self.guests.public_key(&self.marks).await?;
+            let key = self.public_key().await?;
             self.workshop().await?.ensure(owned, &ports, &key).await
         };
         self.shared.get_or_try_init(make).await
@@ -245,73 +251,6 @@ impl Servers {
             .collect())
     }
 
-    async fn launch(&self, launch: &Launch) -> Result<()> {
-        let node = &launch.node;
-        // Whoever is started first queues first, so that servers are placed in the order of the ring.
-        let (turn, prepared) = futures_util::join!(self.placing.lock(), self.before_server(launch));
-        let (owned, port, user_data) = prepared?;
-        let shared = self.shared(&owned, std::slice::from_ref(node)).await?;
-        let workshop = self.workshop().await?;
-        let server = workshop.server(&owned, shared, node, &port, &user_data, turn).await?;
-        let zone = if server.zone.is_empty() { "its zone" } else { &server.zone };
-        let (printer, id) = (self.site.printer, &server.id);
-        printer.step(Mark::Working, format_args!("{} runs on server {id} in {zone}", node.name));
-        self.changed().await;
-        let mut owned = Owned::clone(&owned);
-        owned.servers = owned::servers(self.api().await?, &self.marks).await?;
-        owned.ports.push(port);
-        self.warn_of_shared_hypervisor(&owned, &server, node);
-        let Some(place) = self.place(&owned, &node.name) else {
-            return Err(Error::new(format!("the server of {} is gone again", node.name))
-                .hint("somebody else changes this ring; the same command again makes it anew"));
-        };
-        self.guests.trust(&place).await?;
-        // With an image from a registry its user-data says everything.
-        if self.site.openstack.agent_image.is_none() {
-            let gateway = self.gateway(&owned);
-            if let Err(error) = self.guests.ready(&place, gateway.as_ref()).await {
-                return Err(match self.api().await?.console(&server.id).await {
-                    Some(console) => error.because(format!("its console ends with: {console}")),
-                    None => error,
-                });
-            }
-            self.guests.launch(&place, gateway.as_ref(), launch).await?;
-        }
-        self.publish_host_key(&server).await
-    }
-
-    /// Writes the host key of a server into its metadata, where a machine that has lost everything finds
-    /// it: who may write there may replace the server as well.
-    async fn publish_host_key(&self, server: &Server) -> Result<()> {
-        let Some(key) = self.guests.host_key_of(&server.id)? else { return Ok(()) };
-        if server.metadata.get(HOST_KEY) == Some(&key) {
-            return Ok(());
-        }
-        let body = serde_json::json!({"metadata": {HOST_KEY: key}});
-        let path = format!("servers/{}/metadata", server.id);
-        self.api().await?.post(api::Service::Compute, &path, body).await?;
-        Ok(())
-    }
-
-    /// What a server is made of: what there is, its port, and its user-data.
-    async fn before_server(&self, launch: &Launch) -> Result<(Arc<Owned>, Port, String)> {
-        let node = &launch.node;
-        let owned = self.lately().await?;
-        let shared = self.shared(&owned, std::slice::from_ref(node)).await?;
-        let port = self.workshop().await?.port(&owned, shared, node).await?;
-        let (host_private, host_public) = self.guests.host_key(&node.name).await?;
-        let user_data = user_data::encode(&user_data::render(&user_data::Bootstrap {
-            marks: &self.marks,
-            settings: &self.site.openstack,
-            agent: &self.site.agent,
-            launch,
-            secrets: &self.site.secrets()?,
-            public_key: &self.guests.public_key(&self.marks).await?,
-            host_key: (&host_private, &host_public),
-        })?)?;
-        Ok((owned, port, user_data))
-    }
-
     /// An error about a quota with the numbers, which some services do not tell.
     async fn explained(&self, mut error: Error, new: &[NodeSpec]) -> Error {
         let is_quota = |problem: &Problem| problem.what.to_ascii_lowercase().contains("quota");
@@ -324,23 +263,6 @@ impl Servers {
             problem.causes.extend(numbers.map(|problem| problem.what));
         }
         error
-    }
-
-    /// Soft anti-affinity is a wish. Members of the same ranges on one hypervisor are worth a word.
-    fn warn_of_shared_hypervisor(&self, owned: &Owned, server: &Server, node: &NodeSpec) {
-        let ids: BTreeSet<_> = self.nodes(owned).values().map(|node| node.id).collect();
-        let members = crate::placement::members(&ids, node.id, 3);
-        let near = owned.servers.iter().filter(|other| {
-            other.id != server.id && !server.host.is_empty() && other.host == server.host
-        });
-        let near = near.filter_map(|other| self.marks.node(&other.description));
-        for other in near.filter(|other| members.contains(&other.id)) {
-            tracing::warn!(
-                "{} and {} keep copies of the same keys and are on one hypervisor",
-                node.name,
-                other.name
-            );
-        }
     }
 
     /// How much of what Nova takes as user-data a new server needs.
@@ -423,7 +345,7 @@ fn state(server: &Server) -> MachineState {
         // Its agent was never started: an apply was interrupted, or is under way.
         "ACTIVE" if !server.metadata.contains_key(HOST_KEY) => MachineState::Stopped,
         "ACTIVE" => {
-            let age = auth::time(&server.created)
+            let age = crate::moment::parse(&server.created)
                 .and_then(|made| SystemTime::now().duration_since(made).ok());
             MachineState::Running { young: age.is_some_and(|age| age < YOUNG) }
         }
@@ -476,6 +398,18 @@ impl Provider for Servers {
             }
         }
         .boxed()
+    }
+
+    fn rehearse<'a>(&'a self, new: &'a [NodeSpec]) -> Doing<'a, Vec<NodeSpec>> {
+        async move {
+            self.api().await?.rehearse();
+            self.make_ports(new).await
+        }
+        .boxed()
+    }
+
+    fn render<'a>(&'a self, launch: &'a Launch, secrets: &'a Secrets) -> Doing<'a, Vec<Rendered>> {
+        self.rendered(launch, secrets).boxed()
     }
 
     fn observe(&self) -> Doing<'_, Vec<Machine>> {
@@ -556,6 +490,24 @@ impl Provider for Servers {
         async { Ok(leftovers::leftovers(&*self.owned().await?, &self.marks)) }.boxed()
     }
 
+    fn examine(&self) -> BoxFuture<'_, Vec<Fact>> {
+        self.facts().boxed()
+    }
+
+    fn outdated(&self) -> Doing<'_, Vec<String>> {
+        async {
+            let owned = self.lately().await?;
+            let gateway = self.gateway(&owned);
+            let mut outdated = Vec::new();
+            for name in self.nodes(&owned).keys() {
+                let Ok((place, _)) = self.running(name).await else { continue };
+                outdated.extend(self.guests.outdated(&place, gateway.as_ref()).await?);
+            }
+            Ok(outdated)
+        }
+        .boxed()
+    }
+
     fn recall(&self) -> Doing<'_, Option<Secrets>> {
         async {
             let owned = self.owned().await?;
@@ -582,11 +534,16 @@ impl Provider for Servers {
         Patience { answer: Duration::from_secs(900), right: Duration::from_secs(900) }
     }
 
-    fn logs<'a>(&'a self, name: &'a str, wanted: LogRequest) -> BoxStream<'a, Result<Bytes>> {
-        let open = async move {
-            let (place, gateway) = self.running(name).await?;
-            self.guests.logs(&place, gateway.as_ref(), wanted).await
+    fn logs(&self, name: &str, wanted: LogRequest) -> BoxStream<'_, Result<Said>> {
+        let name = name.to_owned();
+        let open = move |wanted| {
+            let name = name.clone();
+            let opened = async move {
+                let (place, gateway) = self.running(&name).await?;
+                self.guests.logs(&place, gateway.as_ref(), wanted).await
+            };
+            stream::once(opened).try_flatten().boxed()
         };
-        stream::once(open).try_flatten().boxed()
+        lines::kept_up(wanted, FRESH, open)
     }
 }

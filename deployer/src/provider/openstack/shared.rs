@@ -194,10 +194,12 @@ impl Workshop<'_> {
             Some(_) => self.api.delete(Service::Compute, &format!("os-keypairs/{name}")).await?,
             None => {}
         }
-        let made =
-            self.api.cloud().new_keypair(name.clone()).with_public_key(public_key).create().await;
-        let Err(error) = made else { return Ok(name) };
-        tracing::debug!(%error, "the key pair is made in another way");
+        // That library calls the cloud itself, which a rehearsal must not.
+        if self.api.rehearsal().is_none() {
+            let new = self.api.cloud().new_keypair(name.clone()).with_public_key(public_key);
+            let Err(error) = new.create().await else { return Ok(name) };
+            tracing::debug!(%error, "the key pair is made in another way");
+        }
         // Perhaps only its answer was lost, or the token was refused, or the service is busy, or its
         // version document names a host that only the cloud reaches.
         let body = json!({"keypair": {"name": name, "public_key": public_key}});

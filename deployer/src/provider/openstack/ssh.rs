@@ -106,6 +106,11 @@ impl Ssh {
         Self { folder, user: settings.ssh_user.clone(), key, sockets, control }
     }
 
+    /// Whether the key that may log in is there, or is not ours to make.
+    pub(super) fn has_key(&self) -> bool {
+        self.key.as_ref().is_none_or(|key| key.exists())
+    }
+
     /// The public key that may log in, with `comment`. The key is made if the ring has none.
     pub(super) async fn public_key(&self, comment: &str) -> Result<String> {
         let Some(key) = &self.key else { return Ok(String::new()) };
