@@ -233,6 +233,6 @@ fn polar(angle: f64, radius: f64) -> (f64, f64) {
 
 /// Neighbours on the circle never have the same colour.
 fn colour(index: usize, count: usize) -> &'static str {
-    let is_last_like_first = count > 1 && index == count - 1 && index % COLOURS.len() == 0;
+    let is_last_like_first = count > 1 && index == count - 1 && index.is_multiple_of(COLOURS.len());
     COLOURS[if is_last_like_first { 2 } else { index % COLOURS.len() }]
 }

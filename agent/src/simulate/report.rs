@@ -24,7 +24,7 @@ pub(super) fn failures_head(nodes: usize, successors: usize) -> String {
 Lookups after a part of {nodes} nodes failed at once, successor lists of {successors}{like}
 Nobody has noticed yet: a time-out is a dead node asked.
 
-        |      path     |  paper's path | off  |    time-outs   | paper's t-outs | expected | off  |
+        |      path     | in the paper  | off  |    time-outs   |  in the paper  | expected | off  |
  failed |  mean  1% 99% |  mean  1% 99% |      |  mean   1% 99% |  mean   1% 99% |          |      | lost"
     )
 }
