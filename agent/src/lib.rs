@@ -3,6 +3,7 @@
 //! ```text
 //! main -> lib -> agent -> driver (owns the one Node) -> rpc, store, metrics
 //!                      -> accept -> rpc; http, page -> driver::Handle
+//!             -> playground, simulate: whole rings in one process, without a network and a store
 //! ```
 //!
 //! One thread runs all of it, so that nothing has to be locked; a second one waits for the disk.
@@ -20,8 +21,11 @@ mod logging;
 pub mod metrics;
 pub mod options;
 mod page;
+mod playground;
 pub mod rpc;
+mod simulate;
 pub mod store;
+mod svg;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -43,13 +47,15 @@ pub fn main_with<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -
             return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
-    if let Some(Command::Health { port, ip, live }) = cli.command {
-        return health::main(ip, port, live);
-    }
-    let outcome = read_settings(cli).and_then(|(settings, logging)| {
-        logging::start(&logging)?;
-        agent::run(settings)
-    });
+    let outcome = match cli.command {
+        Some(Command::Health { port, ip, live }) => return health::main(ip, port, live),
+        Some(Command::Playground(options)) => return playground::main(&options),
+        Some(Command::Simulate(options)) => simulate::main(&options, &mut std::io::stdout()),
+        None => read_settings(cli).and_then(|(settings, logging)| {
+            logging::start(&logging)?;
+            agent::run(settings)
+        }),
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

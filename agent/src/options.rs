@@ -53,6 +53,10 @@ pub enum Command {
         #[arg(long)]
         live: bool,
     },
+    /// A small ring in this process to play with: finger tables, lookups, joins and failures, step by step
+    Playground(crate::playground::Options),
+    /// Measure lookups against the papers: path lengths, and what failures cost
+    Simulate(crate::simulate::Options),
 }
 
 /// How log lines look.

@@ -48,6 +48,7 @@ pub use config::{
 pub use event::{Event, Notice, Output, Records, StoreError, Ticket, Write};
 pub use fingers::{Fingers, Router};
 pub use id::{Id, InvalidId, Space};
+pub use lookup::Path;
 pub use message::{Body, CallId, MemberEntry, MemberStatus, Message, NextHop, Refusal, ScanEntry};
 pub use node::{Node, Start, StartError};
 pub use record::{Done, Effect, Key, REQUEST_IDS_KEPT, Record, Register, RequestId, Value};

@@ -67,18 +67,66 @@ impl Routes<'_> {
     }
 }
 
-/// A lookup under way.
-#[derive(Debug)]
-struct Lookup {
-    purpose: LookupPurpose,
+/// The course of one lookup: whom to ask next, after what was answered so far. It works on answers
+/// from anywhere, also from a simulation that sends no messages.
+#[derive(Debug, Clone)]
+pub struct Path {
     target: Id,
-    started: Time,
-    /// Who is being asked now, and since when.
-    asking: Option<(Peer, Time)>,
     /// Whom to ask next, the best last.
     candidates: Vec<Peer>,
     /// Who was asked already.
     asked: BTreeSet<NodeId>,
+}
+
+impl Path {
+    /// A lookup of `target` by the node `me`, which asks itself first: tell [`Self::follow`] its answer.
+    pub fn new(me: NodeId, target: Id) -> Self {
+        Self { target, candidates: Vec::new(), asked: BTreeSet::from([me]) }
+    }
+
+    /// Goes on with what `from` answered. Returns the nodes from the owner of the target on, nearest
+    /// first, if they are found.
+    pub fn follow(&mut self, from: &Peer, next: NextHop) -> Option<Vec<Peer>> {
+        match next {
+            NextHop::Found { successors } if !successors.is_empty() => return Some(successors),
+            NextHop::Closer { candidates } => {
+                // Each hop must come nearer, or a lookup among nodes that disagree might never end.
+                let here = from.node.position;
+                let nearer = candidates.into_iter().filter(|candidate| {
+                    candidate.node.position.is_between(here, self.target)
+                        && !self.asked.contains(&candidate.node)
+                });
+                let nearer: Vec<_> = nearer.collect();
+                self.candidates.extend(nearer.into_iter().rev());
+            }
+            NextHop::Found { .. } | NextHop::NotJoined => {}
+        }
+        None
+    }
+
+    /// Whom to ask next: the best candidate that was not asked yet, suspected ones only when there is
+    /// no other. None if nobody is left.
+    pub fn next(&mut self, is_suspect: impl Fn(&NodeId) -> bool) -> Option<Peer> {
+        let asked = &self.asked;
+        self.candidates.retain(|peer| !asked.contains(&peer.node));
+        let trusted = self.candidates.iter().rposition(|peer| !is_suspect(&peer.node));
+        let next = match trusted {
+            Some(at) => self.candidates.remove(at),
+            None => self.candidates.pop()?,
+        };
+        self.asked.insert(next.node);
+        Some(next)
+    }
+}
+
+/// A lookup under way.
+#[derive(Debug)]
+struct Lookup {
+    purpose: LookupPurpose,
+    path: Path,
+    started: Time,
+    /// Who is being asked now, and since when.
+    asking: Option<(Peer, Time)>,
     hops: Vec<Hop>,
 }
 
@@ -119,7 +167,7 @@ impl Lookups {
         members: &Membership,
     ) {
         let mut lookup = Lookup::new(ctx, purpose, target);
-        lookup.candidates.push(first.clone());
+        lookup.path.candidates.push(first.clone());
         self.ask_next(ctx, lookup, members);
     }
 
@@ -160,26 +208,13 @@ impl Lookups {
         next: NextHop,
         members: &Membership,
     ) {
-        match next {
-            NextHop::Found { successors } => {
-                if let Some(owner) = successors.first().cloned() {
-                    let Lookup { purpose, hops, .. } = lookup;
-                    let found = Found { predecessor: peer, owner, successors, hops };
-                    self.done.push_back(LookupDone { purpose, result: Ok(found) });
-                    return;
-                }
-            }
-            NextHop::Closer { candidates } => {
-                // Each hop must come nearer, or a lookup among nodes that disagree might never end.
-                let from = peer.node.position;
-                let nearer = candidates.into_iter().filter(|candidate| {
-                    candidate.node.position.is_between(from, lookup.target)
-                        && !lookup.asked.contains(&candidate.node)
-                });
-                let nearer: Vec<_> = nearer.collect();
-                lookup.candidates.extend(nearer.into_iter().rev());
-            }
-            NextHop::NotJoined => {}
+        if let Some(successors) = lookup.path.follow(&peer, next)
+            && let Some(owner) = successors.first().cloned()
+        {
+            let Lookup { purpose, hops, .. } = lookup;
+            let found = Found { predecessor: peer, owner, successors, hops };
+            self.done.push_back(LookupDone { purpose, result: Ok(found) });
+            return;
         }
         self.ask_next(ctx, lookup, members);
     }
@@ -189,16 +224,15 @@ impl Lookups {
         if left.is_zero() {
             return self.fail(lookup, "the lookup took too long; try again");
         }
-        let Some(peer) = lookup.take_candidate(members) else {
+        let Some(peer) = lookup.path.next(|node| members.is_suspect(node)) else {
             return self.fail(lookup, "no node on the way to the key answered; try again");
         };
         self.last += 1;
         let id = LookupId(self.last);
         let peer = members.current(&peer);
-        let body = Body::FindStep { target: lookup.target };
+        let body = Body::FindStep { target: lookup.path.target };
         let timeout = members.rto(&peer.node).min(left);
         ctx.call(&peer, body, Purpose::LookupHop(id), timeout);
-        lookup.asked.insert(peer.node);
         lookup.asking = Some((peer, ctx.now));
         self.running.insert(id, lookup);
     }
@@ -213,11 +247,9 @@ impl Lookup {
     fn new(ctx: &Context, purpose: LookupPurpose, target: Id) -> Self {
         Self {
             purpose,
-            target,
+            path: Path::new(ctx.me.node, target),
             started: ctx.now,
             asking: None,
-            candidates: Vec::new(),
-            asked: BTreeSet::from([ctx.me.node]),
             hops: Vec::new(),
         }
     }
@@ -228,16 +260,5 @@ impl Lookup {
         let elapsed = now.since(since);
         self.hops.push(Hop { peer: peer.clone(), elapsed, answered });
         Some(peer)
-    }
-
-    /// The best candidate that was not asked yet: suspected ones only when there is no other.
-    fn take_candidate(&mut self, members: &Membership) -> Option<Peer> {
-        let asked = &self.asked;
-        self.candidates.retain(|peer| !asked.contains(&peer.node));
-        let trusted = self.candidates.iter().rposition(|peer| !members.is_suspect(&peer.node));
-        match trusted {
-            Some(at) => Some(self.candidates.remove(at)),
-            None => self.candidates.pop(),
-        }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use sky_chord::{Id, Peer, View};
 
 /// The digraph of these nodes; fingers only of `me`. A node that did not answer is dashed.
-pub(super) fn digraph(me: &Peer, nodes: &[(Peer, Option<View>)]) -> String {
+pub(crate) fn digraph(me: &Peer, nodes: &[(Peer, Option<View>)]) -> String {
     let mut dot = String::from(
         "digraph ring {\n  layout=circo;\n  node [shape=box, style=rounded, fontname=sans];\n  \
          edge [fontname=sans, fontsize=9];\n",

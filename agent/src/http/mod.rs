@@ -9,7 +9,7 @@
 
 mod admin;
 mod body;
-mod dot;
+pub(crate) mod dot;
 mod etag;
 mod events;
 #[cfg(test)]
