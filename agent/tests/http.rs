@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "http/batch.rs"]
+mod batch;
 mod support;
 
 use std::collections::BTreeSet;
@@ -203,7 +205,7 @@ async fn a_list_has_every_key_once() {
 #[tokio::test]
 async fn every_misuse_is_a_problem_with_a_code() {
     let agent = Agent::start(&[]).await;
-    for path in ["/nothing", "/kvx", "/kv:batch", "/ring/x", "/page/old/style.css"] {
+    for path in ["/nothing", "/kvx", "/kv:batches", "/ring/x", "/page/old/style.css"] {
         refused(agent.get(path), Code::NoSuchPath).await;
     }
     for (method, path, allow) in [
@@ -213,6 +215,7 @@ async fn every_misuse_is_a_problem_with_a_code() {
         (Method::POST, "/", "GET, HEAD"),
         (Method::DELETE, "/lookup/a", "GET, HEAD"),
         (Method::GET, "/admin/leave", "POST"),
+        (Method::GET, "/kv:batch", "POST"),
     ] {
         let response = done(agent.request(method, path), StatusCode::METHOD_NOT_ALLOWED).await;
         assert_eq!(response.headers()[ALLOW], allow, "{path}");

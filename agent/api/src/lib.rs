@@ -2,6 +2,7 @@
 //!
 //! The reports of the ring are [`sky_chord::View`]s, sent as JSON as they are.
 
+pub mod batch;
 pub mod cursor;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ pub const MAX_KEY_BYTES: usize = 1024;
 pub mod path {
     /// Keys: `/kv` lists, `/kv/{key}` is one of them.
     pub const KV: &str = "/kv";
+    /// `POST` with [`super::batch::BatchRequest`]: several operations on keys.
+    pub const BATCH: &str = "/kv:batch";
     /// This agent's view; with `?scope=all` everyone's ([`super::RingReport`]).
     pub const RING: &str = "/ring";
     /// The ring as a Graphviz digraph.

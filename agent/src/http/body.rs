@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
+use serde::de::DeserializeOwned;
 use sky_api::Code;
 use tokio::time::timeout;
-use warp::http::header::{CONTENT_LENGTH, EXPECT, HeaderMap};
+use warp::http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue,
+};
 
 use super::problem::Refused;
 
@@ -18,21 +21,58 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// to see the answer instead of a reset connection.
 const DRAINED: usize = 16 << 20;
 
-/// The whole body, at most `limit` bytes. Chunked bodies are as good as those with a length.
+/// The whole value, at most `limit` bytes. Chunked bodies are as good as those with a length.
 pub(super) async fn collect<B: Buf>(
     headers: &HeaderMap,
     body: impl Stream<Item = Result<B, warp::Error>>,
     limit: usize,
 ) -> Result<Bytes, Refused> {
+    within(headers, body, limit).await?.ok_or_else(|| too_large(limit))
+}
+
+/// The whole of a body that has to be JSON, at most `limit` bytes. [`read_json`] reads it.
+pub(super) async fn collect_json<B: Buf>(
+    headers: &HeaderMap,
+    body: impl Stream<Item = Result<B, warp::Error>>,
+    limit: usize,
+) -> Result<Bytes, Refused> {
+    let is_json = |value: &HeaderValue| {
+        let text = value.to_str().unwrap_or_default();
+        let essence = text.split(';').next().unwrap_or_default();
+        essence.trim().eq_ignore_ascii_case("application/json")
+    };
+    if !headers.get(CONTENT_TYPE).is_none_or(is_json) || headers.contains_key(CONTENT_ENCODING) {
+        let detail = "The body has to be application/json, without a Content-Encoding.";
+        return Err(Refused::new(Code::UnsupportedMediaType, detail));
+    }
+    within(headers, body, limit).await?.ok_or_else(|| {
+        Refused::new(Code::TooLarge, format!("The body is larger than {limit} bytes."))
+            .hint("Send it as several requests.")
+    })
+}
+
+/// What a JSON body says.
+pub(super) fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
+    serde_json::from_slice(body).map_err(|error| {
+        Refused::new(Code::BadRequest, format!("The JSON body is not understood: {error}."))
+    })
+}
+
+/// The whole body; none if it has more than `limit` bytes.
+async fn within<B: Buf>(
+    headers: &HeaderMap,
+    body: impl Stream<Item = Result<B, warp::Error>>,
+    limit: usize,
+) -> Result<Option<Bytes>, Refused> {
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if length.is_some_and(|length: usize| length > limit) && headers.contains_key(EXPECT) {
         // The client waits for leave to send, and does not get it.
-        return Err(too_large(limit));
+        return Ok(None);
     }
     match timeout(PATIENCE, read(body, length.unwrap_or_default(), limit)).await {
         Ok(read) => read,
         Err(_) => Err(Refused::new(Code::BadRequest, "The body did not arrive within 30 seconds.")
-            .hint("Send smaller values, or look at the network between client and agent.")),
+            .hint("Send less at once, or look at the network between client and agent.")),
     }
 }
 
@@ -40,7 +80,7 @@ async fn read<B: Buf>(
     body: impl Stream<Item = Result<B, warp::Error>>,
     expected: usize,
     limit: usize,
-) -> Result<Bytes, Refused> {
+) -> Result<Option<Bytes>, Refused> {
     let mut body = pin!(body);
     // The length is only a claim: no more than this is set aside for it.
     let mut bytes = Vec::with_capacity(expected.min(limit).min(64 << 10));
@@ -63,10 +103,11 @@ async fn read<B: Buf>(
             part.advance(length);
         }
     }
-    if read > limit { Err(too_large(limit)) } else { Ok(bytes.into()) }
+    Ok((read <= limit).then(|| bytes.into()))
 }
 
-fn too_large(limit: usize) -> Refused {
+/// The refusal of a value of more than `limit` bytes.
+pub(super) fn too_large(limit: usize) -> Refused {
     Refused::new(Code::TooLarge, format!("The value is larger than {limit} bytes."))
         .hint("Split the value, or start the agents with a larger limit for values.")
 }

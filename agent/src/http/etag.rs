@@ -59,14 +59,25 @@ pub(super) fn named(
     name: &HeaderName,
     strong: bool,
 ) -> Result<Option<Named>, Refused> {
+    // Text that is not ASCII is no list of tags, and refused as such.
+    let values = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("?"));
+    listed(values, name.as_str(), strong)
+}
+
+/// The versions in these lists of tags, if there is one.
+pub(super) fn listed<'a>(
+    values: impl IntoIterator<Item = &'a str>,
+    name: &str,
+    strong: bool,
+) -> Result<Option<Named>, Refused> {
     let mut versions = None;
-    for value in headers.get_all(name) {
+    for text in values {
         let refused = || {
-            let detail = format!("The header {name} is neither `*` nor a list of quoted tags.");
+            let detail = format!("What {name} names is neither `*` nor a list of quoted tags.");
             Refused::new(Code::BadRequest, detail)
                 .hint("Send the ETag of an earlier answer as it was, with its quotes.")
         };
-        let text = value.to_str().map_err(|_| refused())?.trim();
+        let text = text.trim();
         if text == "*" {
             return Ok(Some(Named::Any));
         }
@@ -86,6 +97,14 @@ pub(super) fn named(
 pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, Refused> {
     let matching = named(headers, &header::IF_MATCH, true)?;
     let other = named(headers, &header::IF_NONE_MATCH, false)?;
+    condition_of(matching, other)
+}
+
+/// What must be true of the key before a change, from what both conditions name.
+pub(super) fn condition_of(
+    matching: Option<Named>,
+    other: Option<Named>,
+) -> Result<Condition, Refused> {
     match (matching, other) {
         (None, None) => Ok(Condition::Always),
         (Some(Named::Any), None) => Ok(Condition::Exists),

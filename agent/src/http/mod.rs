@@ -1,13 +1,14 @@
 //! The HTTP interface of an agent: what design and README call the client interface.
 //!
 //! ```text
-//! serve_connection -> guard (Host, Origin) -> warp routes -> kv, ring, events, admin, metrics, page
+//! serve_connection -> guard (Host, Origin) -> warp routes -> kv, batch, ring, events, admin, metrics, page
 //!                                                         -> Api::ask -> driver::Handle
 //! ```
 //!
 //! Every error is a [`sky_api::Problem`]; whatever no route took is made one by the last filter.
 
 mod admin;
+mod batch;
 mod body;
 mod dot;
 mod etag;
@@ -236,6 +237,12 @@ fn others(
     let leave = change(path::LEAVE)
         .and(admitted(api.clone()))
         .then(|api: Arc<Api>| async move { finish(admin::leave(&api).await) });
+    let batch = change(path::BATCH)
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .then(|api: Arc<Api>, headers, body| async move {
+            finish(batch::answer(&api, headers, body).await)
+        });
     let views = ring.or(dot).unify().or(local).unify().or(lookup).unify().or(events).unify();
     let checks = health.or(ready).unify().or(metrics).unify();
     let force = change(path::FORCE)
@@ -244,7 +251,7 @@ fn others(
         .and(warp::body::json())
         .then(|api: Arc<Api>, request| async move { finish(admin::force(&api, request).await) });
     let admin = init.or(leave).unify().or(force).unify();
-    views.or(checks).unify().or(page).unify().or(admin).unify()
+    batch.or(views).unify().or(checks).unify().or(page).unify().or(admin).unify()
 }
 
 /// Exactly this path with one of these methods; another method is told which there are.

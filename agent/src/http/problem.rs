@@ -43,21 +43,31 @@ impl Refused {
         Self { allow: Some(allow), ..Self::new(Code::MethodNotAllowed, detail) }
     }
 
-    /// The code, for tests and decisions.
+    /// Whether this is why.
+    pub(super) fn is(&self, code: Code) -> bool {
+        self.code == code
+    }
+
+    /// The code, for tests.
     #[cfg(test)]
     pub(super) const fn code(&self) -> Code {
         self.code
     }
 
-    /// The answer to the client.
-    pub(super) fn into_response(self) -> Response {
-        let problem = Problem {
+    /// What the client reads.
+    pub(super) fn problem(&self) -> Problem {
+        Problem {
             code: self.code,
             status: self.code.status(),
             title: self.code.title().to_owned(),
-            detail: self.detail,
+            detail: self.detail.clone(),
             hint: self.hint.map(str::to_owned),
-        };
+        }
+    }
+
+    /// The answer to the client.
+    pub(super) fn into_response(self) -> Response {
+        let problem = self.problem();
         let body = serde_json::to_vec(&problem).unwrap_or_default();
         let mut response = Response::new(body.into());
         *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or_default();
