@@ -18,6 +18,7 @@ mod health;
 pub mod http;
 mod logging;
 pub mod metrics;
+pub mod notices;
 pub mod options;
 mod page;
 pub mod rpc;

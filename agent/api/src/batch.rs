@@ -1,5 +1,6 @@
 //! `POST /kv:batch`: several operations on keys in one request, each with a result of its own.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Problem;
@@ -17,15 +18,16 @@ pub const fn max_body_bytes(max_value_bytes: usize) -> usize {
 /// The body of `POST /kv:batch`. It is not a transaction: every operation succeeds or fails by itself, and
 /// others see some of them done before the rest. Those on one key are carried out in their order, each
 /// after the one before was answered; those on different keys in any order, several at once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchRequest {
     /// The operations, at most [`MAX_OPERATIONS`].
+    #[schemars(length(max = MAX_OPERATIONS))]
     pub operations: Vec<BatchOperation>,
 }
 
 /// One operation of a [`BatchRequest`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 pub enum BatchOperation {
     /// As `GET /kv/{key}`.
@@ -84,7 +86,7 @@ impl BatchOperation {
 }
 
 /// The bytes of a value in JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Content {
     /// Its bytes are the UTF-8 of this text.
@@ -94,14 +96,14 @@ pub enum Content {
 }
 
 /// The answer to a [`BatchRequest`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BatchReport {
     /// One for each operation, in their order.
     pub results: Vec<BatchResult>,
 }
 
 /// What came of one operation of a batch.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BatchResult {
     /// The status that the single call would have had.
     pub status: u16,

@@ -71,6 +71,7 @@ pub(super) fn listed<'a>(
     strong: bool,
 ) -> Result<Option<Named>, Refused> {
     let mut versions = None;
+    let mut tags = 0;
     for text in values {
         let refused = || {
             let detail = format!("What {name} names is neither `*` nor a list of quoted tags.");
@@ -87,6 +88,10 @@ pub(super) fn listed<'a>(
             let opaque = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
             let version = read(opaque.ok_or_else(refused)?);
             versions.extend(version.filter(|_| !(weak && strong)));
+            tags += 1;
+        }
+        if tags == 0 {
+            return Err(refused());
         }
     }
     Ok(versions.map(Named::Versions))
@@ -110,9 +115,11 @@ pub(super) fn condition_of(
         (Some(Named::Any), None) => Ok(Condition::Exists),
         (Some(Named::Versions(versions)), None) => Ok(Condition::Version(versions)),
         (None, Some(Named::Any)) => Ok(Condition::Absent),
+        // A key that exists and does not: this is never true (RFC 9110, 13.2.2).
+        (Some(_), Some(Named::Any)) => Ok(Condition::Version(Vec::new())),
         _ => Err(Refused::new(
             Code::BadRequest,
-            "A change takes If-Match with `*` or tags, or If-None-Match with `*`, not more.",
+            "A change takes If-Match with `*` or tags, and If-None-Match only with `*`.",
         )),
     }
 }
@@ -155,6 +162,9 @@ mod tests {
         let both = Condition::Version(vec![version(1), version(2)]);
         assert_eq!(condition(&format!("{a} ,{b}")).unwrap(), both);
         assert_eq!(condition(&format!("W/{a}, \"foreign\"")).unwrap(), Condition::Version(vec![]));
+        for nothing in ["", ",", " , "] {
+            assert_eq!(condition(nothing).unwrap_err().code(), Code::BadRequest, "{nothing}");
+        }
         assert_eq!(condition("unquoted").unwrap_err().code(), Code::BadRequest);
         assert_eq!(super::condition(&HeaderMap::new()).unwrap(), Condition::Always);
     }
@@ -169,6 +179,6 @@ mod tests {
         let star = headers(&[(header::IF_NONE_MATCH, "*")]);
         assert_eq!(condition(&star).unwrap(), Condition::Absent);
         let both = headers(&[(header::IF_NONE_MATCH, "*"), (header::IF_MATCH, "*")]);
-        assert!(condition(&both).is_err());
+        assert_eq!(condition(&both).unwrap(), Condition::Version(vec![]), "this never holds");
     }
 }

@@ -16,6 +16,7 @@ use warp::reply::Response;
 
 use super::etag::Named;
 use super::problem::Refused;
+use super::route::Route;
 use super::{Api, body, etag, json, key};
 
 /// How long a client waits for one operation.
@@ -51,7 +52,7 @@ pub(super) async fn answer<B: Buf>(
     let Some(raw_key) = raw_key else {
         return match method {
             Method::GET | Method::HEAD => list(api, query).await,
-            _ => Err(Refused::method("GET, HEAD")),
+            _ => Err(Refused::method(Route::Keys)),
         };
     };
     let key = key::decode(raw_key)?;
@@ -69,7 +70,7 @@ pub(super) async fn answer<B: Buf>(
             store(api, &method, key, Condition::Absent, &headers, body).await
         }
         Method::DELETE => delete(api, key, &headers).await,
-        _ => Err(Refused::method("GET, HEAD, PUT, POST, DELETE")),
+        _ => Err(Refused::method(Route::Key)),
     }
 }
 
