@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use sky_api::Code;
 use tokio::time::timeout;
 use warp::http::header::{
@@ -56,6 +57,30 @@ pub(super) fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> 
     serde_json::from_slice(body).map_err(|error| {
         Refused::new(Code::BadRequest, format!("The JSON body is not understood: {error}."))
     })
+}
+
+/// What a JSON value says. `7.0` is as good an integer as `7`, as JSON Schema has it.
+pub(super) fn from_json<T: DeserializeOwned>(mut value: Value) -> Result<T, Refused> {
+    write_whole_numbers(&mut value);
+    serde_json::from_value(value).map_err(|error| {
+        Refused::new(Code::BadRequest, format!("The JSON body is not understood: {error}."))
+    })
+}
+
+fn write_whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            // 2^64 is the first one that is too large.
+            let whole =
+                |it: &f64| it.fract() == 0.0 && (0.0..18_446_744_073_709_551_616.0).contains(it);
+            if let Some(whole) = number.as_f64().filter(|it| number.is_f64() && whole(it)) {
+                *value = Value::from(whole as u64);
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(write_whole_numbers),
+        Value::Object(values) => values.values_mut().for_each(write_whole_numbers),
+        _ => {}
+    }
 }
 
 /// The whole body; none if it has more than `limit` bytes.
@@ -129,6 +154,15 @@ mod tests {
         assert_eq!(collect_parts(&[b"ab", b"", b"cd"], 4).await.unwrap(), "abcd");
         assert_eq!(collect_parts(&[b"ab", b"cde"], 4).await, Err(Code::TooLarge));
         assert_eq!(collect_parts(&[], 0).await.unwrap(), "");
+    }
+
+    #[test]
+    fn whole_numbers_may_be_written_with_a_fraction() {
+        let read = |text: &str| from_json::<Vec<u64>>(serde_json::from_str(text).unwrap()).ok();
+        assert_eq!(read("[7.0, 1e3, 18446744073709551615]"), Some(vec![7, 1000, u64::MAX]));
+        for wrong in ["[7.5]", "[-1.0]", "[1.9e19]", "[1e300]"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 
     #[tokio::test]

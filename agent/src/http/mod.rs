@@ -259,7 +259,12 @@ fn others(
         .and(admitted(api.clone()))
         .and(warp::body::content_length_limit(64 << 10))
         .and(warp::body::json())
-        .then(|api: Arc<Api>, request| async move { finish(admin::force(&api, request).await) });
+        .then(|api: Arc<Api>, request| async move {
+            match body::from_json(request) {
+                Ok(request) => finish(admin::force(&api, request).await),
+                Err(refused) => refused.into_response(),
+            }
+        });
     let views = ring.or(dot).unify().or(local).unify().or(lookup).unify().or(events).unify();
     let checks = health.or(ready).unify().or(metrics).unify().or(openapi).unify();
     let admin = init.or(leave).unify().or(force).unify();

@@ -65,7 +65,8 @@ impl Requests {
     pub(super) fn log(&self, method: &Method, path: &str, response: &Response, took: Duration) {
         let (status, took_ms) = (response.status().as_u16(), took.as_millis());
         let code = response.extensions().get::<Problem>().map(|problem| problem.code);
-        let failed = response.status().is_server_error();
+        // `/readyz` says with 503 that all is in order, but not yet.
+        let failed = response.status().is_server_error() && code.is_some();
         if !failed && took < SLOW {
             tracing::debug!(%method, path, status, took_ms, ?code, "A request was answered.");
         } else if !self.may_log() {

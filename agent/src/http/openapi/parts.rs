@@ -23,8 +23,8 @@ pub(super) enum Parameter {
     PageFile,
 }
 
-/// `*`, or quoted tags. Agents give out none with a comma.
-const TAGS: &str = r##"^(\*|(W/)?"[!#-+\--~]*"( *, *(W/)?"[!#-+\--~]*")*)$"##;
+/// Quoted tags. Agents give out none with a comma.
+const TAGS: &str = r##"^(W/)?"[!#-+.-~-]*"( *, *(W/)?"[!#-+.-~-]*")*$"##;
 
 /// A place in a list: a key, in the hexadecimal digits of its UTF-8 (RFC 3629, section 4), or a point.
 const CURSOR: &str = "^(k([0-7][0-9a-f]|(c[2-9a-f]|d[0-9a-f])[89ab][0-9a-f]\
@@ -38,7 +38,7 @@ impl Parameter {
     /// The parameter object.
     pub(super) fn json(self) -> Value {
         let text = json!({ "type": "string" });
-        let tags = json!({ "type": "string", "pattern": TAGS });
+        let tags = json!({ "anyOf": [{ "const": "*" }, { "type": "string", "pattern": TAGS }] });
         let (place, name, about, schema) = match self {
             Self::Key => (
                 "path",
