@@ -3,18 +3,19 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use sky_chord::{
     Event, Load, Node, Notice, Output, Peer, Phase, Reply, Request, RingId, Start, StartError,
     Ticket, Time, View,
 };
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::config::VERSION;
 use crate::logging;
 use crate::metrics::{Counters, Window};
+use crate::notices::Notices;
 use crate::rpc::Rpc;
 use crate::store::{Committer, Progress, Store};
 
@@ -26,12 +27,6 @@ const UNDER_WAY: usize = 4096;
 
 /// Events handled in a row before connections get their turn.
 const BURST: usize = 256;
-
-/// Notices kept for slow readers.
-const NOTICES: usize = 1024;
-
-/// A notice with its number (from 1, without gaps) and when it was given.
-pub type Numbered = (u64, SystemTime, Notice);
 
 /// Why the node did not answer: try again, there or elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +44,7 @@ pub enum Busy {
 pub struct Handle {
     me: Peer,
     requests: mpsc::Sender<(Request, oneshot::Sender<Reply>)>,
-    notices: broadcast::Sender<Numbered>,
+    notices: Arc<Notices>,
     counters: Arc<Counters>,
     trouble: watch::Receiver<Option<String>>,
 }
@@ -73,9 +68,9 @@ impl Handle {
         reply.await.map_err(|_| Busy::Stopped)
     }
 
-    /// All notices from now on. A slow receiver misses some, and sees that by their numbers.
-    pub fn notices(&self) -> broadcast::Receiver<Numbered> {
-        self.notices.subscribe()
+    /// The latest notices of the node.
+    pub fn notices(&self) -> Arc<Notices> {
+        Arc::clone(&self.notices)
     }
 
     /// One operation of a client is finished, successfully or not.
@@ -125,8 +120,7 @@ pub struct Driver<S: Store> {
     requests: mpsc::Receiver<(Request, oneshot::Sender<Reply>)>,
     askers: BTreeMap<Ticket, Asker>,
     last_ticket: u64,
-    notices: broadcast::Sender<Numbered>,
-    last_notice: u64,
+    notices: Arc<Notices>,
     counters: Arc<Counters>,
     window: Window,
     found: Option<RingId>,
@@ -153,11 +147,11 @@ impl<S: Store + Clone> Driver<S> {
     pub fn new(parts: Parts<S>) -> Result<(Handle, Self), StartError> {
         let Parts { start, store, committer, rpc, network, counters, found, trouble } = parts;
         let (requests, waiting) = mpsc::channel(WAITING);
-        let notices = broadcast::Sender::new(NOTICES);
+        let notices = Arc::new(Notices::new(start.me.node.incarnation, start.boot));
         let handle = Handle {
             me: start.me.clone(),
             requests,
-            notices: notices.clone(),
+            notices: Arc::clone(&notices),
             counters: Arc::clone(&counters),
             trouble,
         };
@@ -173,7 +167,6 @@ impl<S: Store + Clone> Driver<S> {
             askers: BTreeMap::new(),
             last_ticket: 0,
             notices,
-            last_notice: 0,
             counters,
             window: Window::default(),
             found,
@@ -316,9 +309,7 @@ impl<S: Store + Clone> Driver<S> {
             self.broken = Some(reason.clone());
         }
         let is_in_a_ring = matches!(notice, Notice::Joined { .. });
-        self.last_notice += 1;
-        // Fails only if nobody listens.
-        self.notices.send((self.last_notice, SystemTime::now(), notice)).ok();
+        self.notices.push(notice);
         if is_in_a_ring {
             self.look_at_myself();
         }

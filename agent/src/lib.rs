@@ -19,6 +19,7 @@ mod health;
 pub mod http;
 mod logging;
 pub mod metrics;
+pub mod notices;
 pub mod options;
 mod page;
 mod playground;

@@ -2,6 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "http/batch.rs"]
+mod batch;
+#[path = "http/documented.rs"]
+mod documented;
+#[path = "http/events.rs"]
+mod events;
 mod support;
 
 use std::collections::BTreeSet;
@@ -25,19 +31,24 @@ async fn refused(request: RequestBuilder, code: Code) {
     let response = done(request, expected).await;
     let (status, url) = (code.status(), response.url().clone());
     assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json", "{url}");
+    let id = response.headers()[sky_api::header::REQUEST_ID].to_str().unwrap().to_owned();
     let problem: Problem = response.json().await.unwrap();
     assert_eq!((problem.code, problem.status), (code, status), "{url}: {problem:?}");
     assert!(problem.detail.ends_with('.'), "{problem:?}");
+    assert_eq!(problem.request_id, Some(id), "{problem:?}");
 }
 
 /// Sends a request that must be answered with this status.
 async fn done(request: RequestBuilder, status: StatusCode) -> Response {
-    let response = request.send().await.unwrap();
+    let (client, request) = request.build_split();
+    let request = request.unwrap();
+    let method = request.method().clone();
+    let response = client.execute(request).await.unwrap();
     let (found, url) = (response.status(), response.url().clone());
     if found != status {
         panic!("{url}: {found} and not {status}: {}", response.text().await.unwrap());
     }
-    response
+    documented::check(&method, response).await
 }
 
 /// The JSON at a path.
@@ -203,7 +214,7 @@ async fn a_list_has_every_key_once() {
 #[tokio::test]
 async fn every_misuse_is_a_problem_with_a_code() {
     let agent = Agent::start(&[]).await;
-    for path in ["/nothing", "/kvx", "/kv:batch", "/ring/x", "/page/old/style.css"] {
+    for path in ["/nothing", "/kvx", "/kv:batches", "/ring/x", "/page/old/style.css"] {
         refused(agent.get(path), Code::NoSuchPath).await;
     }
     for (method, path, allow) in [
@@ -213,6 +224,7 @@ async fn every_misuse_is_a_problem_with_a_code() {
         (Method::POST, "/", "GET, HEAD"),
         (Method::DELETE, "/lookup/a", "GET, HEAD"),
         (Method::GET, "/admin/leave", "POST"),
+        (Method::GET, "/kv:batch", "POST"),
     ] {
         let response = done(agent.request(method, path), StatusCode::METHOD_NOT_ALLOWED).await;
         assert_eq!(response.headers()[ALLOW], allow, "{path}");
@@ -276,6 +288,26 @@ async fn the_agent_tells_about_itself_and_the_ring() {
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
     }
+}
+
+#[tokio::test]
+async fn every_request_has_an_id() {
+    let agent = Agent::start(&[]).await;
+    let id = |response: &Response| {
+        response.headers()[sky_api::header::REQUEST_ID].to_str().unwrap().to_owned()
+    };
+    let get = |path: &str, given: &str| agent.get(path).header(sky_api::header::REQUEST_ID, given);
+    let missing = done(get("/kv/none", "mine-1"), StatusCode::NOT_FOUND).await;
+    assert_eq!(id(&missing), "mine-1");
+    assert_eq!(missing.json::<Problem>().await.unwrap().request_id.as_deref(), Some("mine-1"));
+    let foreign = get("/ring", "mine-2").header(HOST, "evil.example");
+    assert_eq!(id(&done(foreign, StatusCode::FORBIDDEN).await), "mine-2");
+    let one = id(&done(get("/healthz", "not fit"), StatusCode::OK).await);
+    let other = id(&done(agent.get("/healthz"), StatusCode::OK).await);
+    assert!(one != other && one.len() == 16 && other.len() == 16, "{one} {other}");
+    let head = agent.request(Method::HEAD, "/kv/none");
+    let head = done(head, StatusCode::NOT_FOUND).await;
+    assert!(head.headers()[CONTENT_LENGTH].to_str().unwrap().parse::<u32>().unwrap() > 100);
 }
 
 #[tokio::test]

@@ -17,9 +17,10 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("deployer", &["sky-agent", "sky-api", "sky-chord"]),
 ];
 
-/// Everything the protocol may depend on: nothing that does I/O, reads a clock or starts a thread.
+/// Everything the protocol may depend on: nothing that does I/O, reads a clock or starts a thread
+/// (schemars only with the feature `schema`).
 const CHORD_DEPENDENCIES: &[&str] =
-    &["bytes", "postcard", "serde", "sha1", "thiserror", "xxhash-rust"];
+    &["bytes", "postcard", "schemars", "serde", "sha1", "thiserror", "xxhash-rust"];
 
 /// Modules of a package from the bottom up: a module may use those of its own line and below.
 const CHORD_LAYERS: &[&[&str]] = &[

@@ -2,8 +2,10 @@
 //!
 //! The reports of the ring are [`sky_chord::View`]s, sent as JSON as they are.
 
+pub mod batch;
 pub mod cursor;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sky_chord::{Id, NodeId, Notice, Peer, View};
 
@@ -17,6 +19,8 @@ pub const MAX_KEY_BYTES: usize = 1024;
 pub mod path {
     /// Keys: `/kv` lists, `/kv/{key}` is one of them.
     pub const KV: &str = "/kv";
+    /// `POST` with [`super::batch::BatchRequest`]: several operations on keys.
+    pub const BATCH: &str = "/kv:batch";
     /// This agent's view; with `?scope=all` everyone's ([`super::RingReport`]).
     pub const RING: &str = "/ring";
     /// The ring as a Graphviz digraph.
@@ -29,6 +33,8 @@ pub mod path {
     pub const HEALTHZ: &str = "/healthz";
     /// 200 when the agent can serve clients, else 503 with the reason.
     pub const READYZ: &str = "/readyz";
+    /// This interface as an OpenAPI document.
+    pub const OPENAPI: &str = "/openapi.json";
     /// Prometheus text.
     pub const METRICS: &str = "/metrics";
     /// Keys held by this agent itself, with their marks ([`super::LocalKeys`]).
@@ -48,12 +54,14 @@ pub mod header {
     pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
     /// `Bearer` and the deployment's token, for administrative calls.
     pub const AUTHORIZATION: &str = "authorization";
+    /// The id of a request: the client's if it sends one, else the agent's; in every answer.
+    pub const REQUEST_ID: &str = "x-request-id";
     /// `any` on an answer that one copy gave (`?consistency=any`): it may be old.
     pub const CONSISTENCY: &str = "sky-consistency";
 }
 
 /// The stable codes of errors, in [`Problem::code`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// 400: the request cannot be understood.
@@ -95,6 +103,28 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them.
+    pub const ALL: [Self; 18] = [
+        Self::BadRequest,
+        Self::InvalidKey,
+        Self::Unauthorized,
+        Self::ForbiddenOrigin,
+        Self::NotFound,
+        Self::NoSuchPath,
+        Self::MethodNotAllowed,
+        Self::AlreadyExists,
+        Self::OtherRing,
+        Self::LengthRequired,
+        Self::PreconditionFailed,
+        Self::TooLarge,
+        Self::UnsupportedMediaType,
+        Self::Internal,
+        Self::Unavailable,
+        Self::Overloaded,
+        Self::MaybeApplied,
+        Self::DiskFull,
+    ];
+
     /// The HTTP status that goes with it.
     pub const fn status(self) -> u16 {
         match self {
@@ -141,7 +171,7 @@ impl Code {
 }
 
 /// The body of every error: `application/problem+json` (RFC 9457).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// A stable code for programs.
     pub code: Code,
@@ -154,17 +184,21 @@ pub struct Problem {
     /// What to do next.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub hint: Option<String>,
+    /// The id of the request, as in the header `X-Request-Id` and in the agent's log. The results of a
+    /// batch have none of their own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub request_id: Option<String>,
 }
 
 /// `GET /ring?scope=all`: every known member and its view, if it answered in time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RingReport {
     /// The nodes, by position.
     pub nodes: Vec<NodeReport>,
 }
 
 /// One node of a [`RingReport`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeReport {
     /// Who.
     pub peer: Peer,
@@ -173,7 +207,7 @@ pub struct NodeReport {
 }
 
 /// `GET /lookup/{key}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LookupReport {
     /// The key.
     pub key: String,
@@ -190,7 +224,7 @@ pub struct LookupReport {
 }
 
 /// One hop of a [`LookupReport`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HopReport {
     /// Who was asked.
     pub peer: Peer,
@@ -201,7 +235,7 @@ pub struct HopReport {
 }
 
 /// `GET /kv?prefix=&limit=&cursor=`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeyList {
     /// Keys in the order of their points.
     pub keys: Vec<KeyEntry>,
@@ -210,7 +244,7 @@ pub struct KeyList {
 }
 
 /// One key of a [`KeyList`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeyEntry {
     /// The key.
     pub key: String,
@@ -219,7 +253,7 @@ pub struct KeyEntry {
 }
 
 /// `GET /local?limit=&cursor=`: keys held by the agent itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LocalKeys {
     /// Keys in the order of their points.
     pub keys: Vec<LocalKeyEntry>,
@@ -228,7 +262,7 @@ pub struct LocalKeys {
 }
 
 /// One key of [`LocalKeys`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LocalKeyEntry {
     /// The key.
     pub key: String,
@@ -245,7 +279,7 @@ pub struct LocalKeyEntry {
 }
 
 /// Whether a node owns a key or holds a replica of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Mark {
     /// The node is the first at or after the key's point.
@@ -255,14 +289,15 @@ pub enum Mark {
 }
 
 /// `POST /admin/init`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InitRequest {
     /// The random id of the new ring, 32 hexadecimal digits. The same id again changes nothing.
+    #[schemars(regex(pattern = r"^[0-9a-fA-F]{32}$"))]
     pub ring: String,
 }
 
 /// `POST /admin/force`; the answer is the [`sky_chord::Config`] that the survivors go on with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ForceRequest {
     /// The last point of the range, which names it.
     pub hi: Id,
@@ -275,7 +310,7 @@ pub struct ForceRequest {
 }
 
 /// `GET /readyz`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Readiness {
     /// Whether clients can be served.
     pub ready: bool,
@@ -284,12 +319,52 @@ pub struct Readiness {
 }
 
 /// The data of one server-sent event of `GET /events`: the fields of the notice, with its name as
-/// `event`, and when it was given. The event's id counts the notices of the agent from 1.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// `event`, and when it was given. The event's id is the place to go on from: as `Last-Event-ID`, or
+/// `?after=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct EventReport {
     /// Milliseconds since 1 January 1970, UTC.
     pub at_ms: u64,
     /// What happened.
     #[serde(flatten)]
     pub notice: Notice,
+}
+
+/// The data of an event that stands for others: the client has missed some, and should read the whole
+/// state anew (`GET /ring`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MissedReport {
+    /// Milliseconds since 1 January 1970, UTC.
+    pub at_ms: u64,
+    /// Always `missed`.
+    pub event: MissedEvent,
+    /// How many; none if nobody knows.
+    pub count: Option<u64>,
+    /// Why.
+    pub why: MissedWhy,
+}
+
+impl MissedReport {
+    /// Events were missed.
+    pub const fn new(at_ms: u64, count: Option<u64>, why: MissedWhy) -> Self {
+        Self { at_ms, event: MissedEvent::Missed, count, why }
+    }
+}
+
+/// The name of a [`MissedReport`] among the events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MissedEvent {
+    /// Events were missed.
+    Missed,
+}
+
+/// Why events were missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MissedWhy {
+    /// They are not kept any more: the client was away, or slow, for too long.
+    NotKept,
+    /// The place is one of another start of the agent, or of another agent. Everything that is kept follows.
+    OtherStart,
 }

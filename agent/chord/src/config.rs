@@ -10,6 +10,7 @@ use crate::Id;
 /// The identity of a node: its position and the random number written when its data directory was
 /// made. A node that lost its disk is another node. The address is never part of the identity.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NodeId {
     /// The position on the circle.
     pub position: Id,
@@ -31,6 +32,7 @@ impl fmt::Debug for NodeId {
 
 /// A node and where it can be reached now, as `host:port`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Peer {
     /// Who.
     pub node: NodeId,
@@ -72,6 +74,7 @@ impl fmt::Debug for Ballot {
 
 /// The members of a range (lo, hi] in one epoch, as decided in the slot of the epoch before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Config {
     /// The range begins after this point.
     pub lo: Id,

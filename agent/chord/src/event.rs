@@ -118,6 +118,7 @@ pub enum Write {
 
 /// Something worth telling people: logs and event streams are made of these.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Notice {
     /// This node founded or joined a ring.

@@ -160,6 +160,21 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Id {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Id".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "A point on the circle in hexadecimal digits; agents write all 40, in lower case.",
+            "type": "string",
+            "pattern": "^[0-9a-fA-F]{1,40}$",
+        })
+    }
+}
+
 /// The size of the identifier circle: 2^bits points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Space {

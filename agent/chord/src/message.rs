@@ -295,6 +295,7 @@ pub struct MemberEntry {
 
 /// What a node is up to, weakest news first: of two entries of one version the later status wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum MemberStatus {
     /// On its way into the ring.
     Joining,

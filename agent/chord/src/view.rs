@@ -8,6 +8,7 @@ use crate::message::MemberStatus;
 
 /// What one node sees.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct View {
     /// The reporting node.
     pub me: Peer,
@@ -33,6 +34,7 @@ pub struct View {
 
 /// How far a node has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// It knows no ring yet.
@@ -49,6 +51,7 @@ pub enum Phase {
 
 /// One finger: the first node at or after `start`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Finger {
     /// From 0; `start` is the node's position + 2^index.
     pub index: u8,
@@ -60,6 +63,7 @@ pub struct Finger {
 
 /// A range as one of its members sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RangeView {
     /// The range begins after this point.
     pub lo: Id,
@@ -83,6 +87,7 @@ pub struct RangeView {
 
 /// Another node, as the reporting node sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MemberView {
     /// Who.
     pub peer: Peer,
@@ -98,6 +103,7 @@ pub struct MemberView {
 
 /// Keys held by a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct KeyCount {
     /// Keys of the ranges that the node owns.
     pub owned: u64,
@@ -107,6 +113,7 @@ pub struct KeyCount {
 
 /// What the shell of an agent measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Load {
     /// Requests of clients in the last seconds, per second.
     pub operations_per_second: f64,

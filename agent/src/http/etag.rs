@@ -59,14 +59,26 @@ pub(super) fn named(
     name: &HeaderName,
     strong: bool,
 ) -> Result<Option<Named>, Refused> {
+    // Text that is not ASCII is no list of tags, and refused as such.
+    let values = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("?"));
+    listed(values, name.as_str(), strong)
+}
+
+/// The versions in these lists of tags, if there is one.
+pub(super) fn listed<'a>(
+    values: impl IntoIterator<Item = &'a str>,
+    name: &str,
+    strong: bool,
+) -> Result<Option<Named>, Refused> {
     let mut versions = None;
-    for value in headers.get_all(name) {
+    let mut tags = 0;
+    for text in values {
         let refused = || {
-            let detail = format!("The header {name} is neither `*` nor a list of quoted tags.");
+            let detail = format!("What {name} names is neither `*` nor a list of quoted tags.");
             Refused::new(Code::BadRequest, detail)
                 .hint("Send the ETag of an earlier answer as it was, with its quotes.")
         };
-        let text = value.to_str().map_err(|_| refused())?.trim();
+        let text = text.trim();
         if text == "*" {
             return Ok(Some(Named::Any));
         }
@@ -76,6 +88,10 @@ pub(super) fn named(
             let opaque = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
             let version = read(opaque.ok_or_else(refused)?);
             versions.extend(version.filter(|_| !(weak && strong)));
+            tags += 1;
+        }
+        if tags == 0 {
+            return Err(refused());
         }
     }
     Ok(versions.map(Named::Versions))
@@ -86,14 +102,24 @@ pub(super) fn named(
 pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, Refused> {
     let matching = named(headers, &header::IF_MATCH, true)?;
     let other = named(headers, &header::IF_NONE_MATCH, false)?;
+    condition_of(matching, other)
+}
+
+/// What must be true of the key before a change, from what both conditions name.
+pub(super) fn condition_of(
+    matching: Option<Named>,
+    other: Option<Named>,
+) -> Result<Condition, Refused> {
     match (matching, other) {
         (None, None) => Ok(Condition::Always),
         (Some(Named::Any), None) => Ok(Condition::Exists),
         (Some(Named::Versions(versions)), None) => Ok(Condition::Version(versions)),
         (None, Some(Named::Any)) => Ok(Condition::Absent),
+        // A key that exists and does not: this is never true (RFC 9110, 13.2.2).
+        (Some(_), Some(Named::Any)) => Ok(Condition::Version(Vec::new())),
         _ => Err(Refused::new(
             Code::BadRequest,
-            "A change takes If-Match with `*` or tags, or If-None-Match with `*`, not more.",
+            "A change takes If-Match with `*` or tags, and If-None-Match only with `*`.",
         )),
     }
 }
@@ -136,6 +162,9 @@ mod tests {
         let both = Condition::Version(vec![version(1), version(2)]);
         assert_eq!(condition(&format!("{a} ,{b}")).unwrap(), both);
         assert_eq!(condition(&format!("W/{a}, \"foreign\"")).unwrap(), Condition::Version(vec![]));
+        for nothing in ["", ",", " , "] {
+            assert_eq!(condition(nothing).unwrap_err().code(), Code::BadRequest, "{nothing}");
+        }
         assert_eq!(condition("unquoted").unwrap_err().code(), Code::BadRequest);
         assert_eq!(super::condition(&HeaderMap::new()).unwrap(), Condition::Always);
     }
@@ -150,6 +179,6 @@ mod tests {
         let star = headers(&[(header::IF_NONE_MATCH, "*")]);
         assert_eq!(condition(&star).unwrap(), Condition::Absent);
         let both = headers(&[(header::IF_NONE_MATCH, "*"), (header::IF_MATCH, "*")]);
-        assert!(condition(&both).is_err());
+        assert_eq!(condition(&both).unwrap(), Condition::Version(vec![]), "this never holds");
     }
 }

@@ -3,11 +3,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use sky_api::{Code, path};
+use sky_api::Code;
 use warp::http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
 use warp::http::{Method, Request, Version};
 
 use super::problem::Refused;
+use super::route::Route;
 use crate::config::Secret;
 
 /// Refuses requests that a web page of another site made its visitor's browser send.
@@ -92,12 +93,22 @@ pub(super) fn admit(
 
 const SEND_IT: &str = "Send it as `Authorization: Bearer TOKEN`.";
 
-/// Lets a client's call through if it brings the token, or asks for nothing but whether the agent
-/// works, or for the page, which holds nothing of the ring.
+/// Who may make a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Everyone.
+    Open,
+    /// Everyone, or, where the agent wants the token of every client, those with the token.
+    Clients,
+    /// Those with the token, see [`admit`].
+    Administrators,
+}
+
+/// Lets a client's call through if it brings the token, or is open to everyone.
 pub(super) fn admit_client<B>(request: &Request<B>, token: &Secret) -> Result<(), Refused> {
     let path = request.uri().path();
-    let open = matches!(path, "/" | path::HEALTHZ | path::READYZ) || path.starts_with("/page/");
-    if open || bears(request.headers(), token) {
+    let is_open = Route::of(path).is_some_and(|route| route.access() == Access::Open);
+    if is_open || bears(request.headers(), token) {
         return Ok(());
     }
     let detail = "This agent answers only to clients with the token of the deployment.";
@@ -183,7 +194,7 @@ mod tests {
             }
             admit_client(&request.body(()).unwrap(), &token).is_ok()
         };
-        for path in ["/", "/page/0123/page.js", "/healthz", "/readyz"] {
+        for path in ["/", "/page/0123/page.js", "/healthz", "/readyz", "/openapi.json"] {
             assert!(asked(path, None), "{path}");
         }
         for path in

@@ -10,9 +10,13 @@ use super::problem::Refused;
 /// The key that a path names: `raw` is what follows `/kv/`, percent-encoded (RFC 3986). A `/` may be
 /// written as it is or encoded; it makes no difference.
 pub(super) fn decode(raw: &str) -> Result<Key, Refused> {
-    let name = percent_decode(raw)?;
+    named(&percent_decode(raw)?)
+}
+
+/// The key of this name.
+pub(super) fn named(name: &str) -> Result<Key, Refused> {
     let refused = |why: &str| Err(Refused::new(Code::InvalidKey, why));
-    match &*name {
+    match name {
         "" => {
             let hint = "A list of all keys is at /kv, without a slash at the end.";
             Err(Refused::new(Code::InvalidKey, "The key is empty.").hint(hint))

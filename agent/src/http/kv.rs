@@ -14,7 +14,9 @@ use warp::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
+use super::etag::Named;
 use super::problem::Refused;
+use super::route::Route;
 use super::{Api, body, etag, json, key};
 
 /// How long a client waits for one operation.
@@ -24,7 +26,7 @@ const BUDGET: Duration = Duration::from_secs(5);
 const PAGE: (u32, u32) = (100, 1000);
 
 /// The media type of values that came without one.
-const OCTETS: &str = "application/octet-stream";
+pub(super) const OCTETS: &str = "application/octet-stream";
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(sky_api::header::IDEMPOTENCY_KEY);
 const CONSISTENCY: HeaderName = HeaderName::from_static(sky_api::header::CONSISTENCY);
@@ -50,7 +52,7 @@ pub(super) async fn answer<B: Buf>(
     let Some(raw_key) = raw_key else {
         return match method {
             Method::GET | Method::HEAD => list(api, query).await,
-            _ => Err(Refused::method("GET, HEAD")),
+            _ => Err(Refused::method(Route::Keys)),
         };
     };
     let key = key::decode(raw_key)?;
@@ -68,38 +70,85 @@ pub(super) async fn answer<B: Buf>(
             store(api, &method, key, Condition::Absent, &headers, body).await
         }
         Method::DELETE => delete(api, key, &headers).await,
-        _ => Err(Refused::method("GET, HEAD, PUT, POST, DELETE")),
+        _ => Err(Refused::method(Route::Key)),
+    }
+}
+
+/// What came of an operation on one key, apart from a refusal.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Found(Value, Ballot),
+    NotModified(Ballot),
+    Stored { version: Ballot, created: bool },
+    Deleted,
+}
+
+impl Outcome {
+    /// The status that says it.
+    pub(super) const fn status(&self) -> StatusCode {
+        match self {
+            Self::Stored { created: true, .. } => StatusCode::CREATED,
+            Self::Found(..) | Self::Stored { .. } => StatusCode::OK,
+            Self::NotModified(_) => StatusCode::NOT_MODIFIED,
+            Self::Deleted => StatusCode::NO_CONTENT,
+        }
+    }
+
+    fn response(self) -> Response {
+        let status = self.status();
+        match self {
+            Self::Found(value, version) => found(value, &version),
+            Self::NotModified(version) | Self::Stored { version, .. } => {
+                empty(status, Some(&version))
+            }
+            Self::Deleted => empty(status, None),
+        }
     }
 }
 
 async fn get(api: &Api, key: Key, query: &Query, headers: &HeaderMap) -> Result<Response, Refused> {
-    let consistency = match query.consistency.as_deref() {
-        None | Some("quorum") => Consistency::Quorum,
-        Some("any") => Consistency::Any,
-        Some(other) => {
-            let detail = format!("The consistency `{other}` is neither `quorum` nor `any`.");
-            return Err(Refused::new(Code::BadRequest, detail));
-        }
-    };
+    let consistency = consistency(query.consistency.as_deref())?;
     let wanted = etag::named(headers, &header::IF_MATCH, true)?;
     let known = etag::named(headers, &header::IF_NONE_MATCH, false)?;
-    let operation = Operation::Get { key: key.clone(), consistency };
-    let answer = operate(api, api.ids.next(), false, operation).await?;
-    let mut response = match answer {
-        Answer::Found { version, .. } if wanted.is_some_and(|tags| !tags.contains(&version)) => {
-            return Err(condition_failed(&key, &Condition::Version(Vec::new())));
-        }
-        Answer::Found { version, .. } if known.is_some_and(|tags| tags.contains(&version)) => {
-            empty(StatusCode::NOT_MODIFIED, Some(&version))
-        }
-        Answer::Found { value, version } => found(value, &version),
-        Answer::Absent => return Err(no_such_key(&key)),
-        other => return Err(unexpected(&other)),
-    };
+    let mut response = read(api, key, consistency, wanted, known).await?.response();
     if consistency == Consistency::Any {
         response.headers_mut().insert(CONSISTENCY, HeaderValue::from_static("any"));
     }
     Ok(response)
+}
+
+/// How sure a client wants the answer to be.
+pub(super) fn consistency(text: Option<&str>) -> Result<Consistency, Refused> {
+    match text {
+        None | Some("quorum") => Ok(Consistency::Quorum),
+        Some("any") => Ok(Consistency::Any),
+        Some(other) => {
+            let detail = format!("The consistency `{other}` is neither `quorum` nor `any`.");
+            Err(Refused::new(Code::BadRequest, detail))
+        }
+    }
+}
+
+/// Reads a key, if its version is one of those `wanted`, and its value unless that is `known`.
+pub(super) async fn read(
+    api: &Api,
+    key: Key,
+    consistency: Consistency,
+    wanted: Option<Named>,
+    known: Option<Named>,
+) -> Result<Outcome, Refused> {
+    let operation = Operation::Get { key: key.clone(), consistency };
+    match operate(api, api.ids.next(), false, operation).await? {
+        Answer::Found { version, .. } if wanted.is_some_and(|tags| !tags.contains(&version)) => {
+            Err(condition_failed(&key, &Condition::Version(Vec::new())))
+        }
+        Answer::Found { version, .. } if known.is_some_and(|tags| tags.contains(&version)) => {
+            Ok(Outcome::NotModified(version))
+        }
+        Answer::Found { value, version } => Ok(Outcome::Found(value, version)),
+        Answer::Absent => Err(no_such_key(&key)),
+        other => Err(unexpected(&other)),
+    }
 }
 
 fn found(value: Value, version: &Ballot) -> Response {
@@ -136,19 +185,29 @@ async fn store<B: Buf>(
         let hint = "Send the bytes without that header; name the format in Content-Type.";
         return Err(Refused::new(Code::UnsupportedMediaType, detail).hint(hint));
     }
-    let (id, retry) = request_id(api, method, &condition, headers)?;
+    let id = request_id(api, method, &condition, idempotency_key(headers))?;
     let bytes = body::collect(headers, body, api.max_value_bytes).await?;
     let value = Value { content_type: content_type.into(), bytes };
-    let operation = Operation::Put { key: key.clone(), value, condition: condition.clone() };
-    match operate(api, id, retry, operation).await? {
-        Answer::Stored { version, created } => {
-            let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-            Ok(empty(status, Some(&version)))
-        }
-        Answer::ConditionFailed { .. } if *method == Method::POST => {
+    match write(api, id, key.clone(), value, condition).await {
+        Err(refused) if *method == Method::POST && refused.is(Code::PreconditionFailed) => {
             let detail = format!("The key {} exists already.", quoted(&key));
             Err(Refused::new(Code::AlreadyExists, detail).hint("Use PUT to replace its value."))
         }
+        outcome => Ok(outcome?.response()),
+    }
+}
+
+/// Sets the value of a key.
+pub(super) async fn write(
+    api: &Api,
+    (id, retry): (RequestId, bool),
+    key: Key,
+    value: Value,
+    condition: Condition,
+) -> Result<Outcome, Refused> {
+    let operation = Operation::Put { key: key.clone(), value, condition: condition.clone() };
+    match operate(api, id, retry, operation).await? {
+        Answer::Stored { version, created } => Ok(Outcome::Stored { version, created }),
         Answer::ConditionFailed { .. } => Err(condition_failed(&key, &condition)),
         other => Err(unexpected(&other)),
     }
@@ -156,14 +215,24 @@ async fn store<B: Buf>(
 
 async fn delete(api: &Api, key: Key, headers: &HeaderMap) -> Result<Response, Refused> {
     let condition = etag::condition(headers)?;
+    remove(api, key, condition, idempotency_key(headers)).await.map(Outcome::response)
+}
+
+/// Deletes a key.
+pub(super) async fn remove(
+    api: &Api,
+    key: Key,
+    condition: Condition,
+    idempotency_key: Option<&[u8]>,
+) -> Result<Outcome, Refused> {
     if condition == Condition::Absent {
         let detail = "A key that must not exist cannot be deleted.";
         return Err(Refused::new(Code::BadRequest, detail).hint("Leave out If-None-Match."));
     }
-    let (id, retry) = request_id(api, &Method::DELETE, &condition, headers)?;
+    let (id, retry) = request_id(api, &Method::DELETE, &condition, idempotency_key)?;
     let operation = Operation::Delete { key: key.clone(), condition: condition.clone() };
     match operate(api, id, retry, operation).await? {
-        Answer::Deleted => Ok(empty(StatusCode::NO_CONTENT, None)),
+        Answer::Deleted => Ok(Outcome::Deleted),
         Answer::Absent | Answer::ConditionFailed { .. } if condition == Condition::Always => {
             Err(no_such_key(&key))
         }
@@ -219,21 +288,26 @@ pub(super) fn page_size(limit: Option<&str>, (usual, most): (u32, u32)) -> Resul
     }
 }
 
-/// The id of a change over all its retries: from the client, else a new one that is never sent again.
-fn request_id(
+fn idempotency_key(headers: &HeaderMap) -> Option<&[u8]> {
+    headers.get(IDEMPOTENCY_KEY).map(HeaderValue::as_bytes)
+}
+
+/// The id of a change over all its retries, and whether it may be one: from what the client gave, else a
+/// new one that is never sent again.
+pub(super) fn request_id(
     api: &Api,
     method: &Method,
     condition: &Condition,
-    headers: &HeaderMap,
+    given: Option<&[u8]>,
 ) -> Result<(RequestId, bool), Refused> {
-    let Some(given) = headers.get(IDEMPOTENCY_KEY) else { return Ok((api.ids.next(), false)) };
+    let Some(given) = given else { return Ok((api.ids.next(), false)) };
     if !(1..=255).contains(&given.len()) {
         let detail = "The Idempotency-Key is empty or longer than 255 bytes.";
         return Err(Refused::new(Code::BadRequest, detail).hint("A random UUID is a good one."));
     }
     // Another kind of change under the same text is another request.
     let kind = format!("{method} {condition:?} ");
-    let hash = Id::hash(&[kind.as_bytes(), given.as_bytes()].concat());
+    let hash = Id::hash(&[kind.as_bytes(), given].concat());
     let id = hash.as_bytes().iter().take(16).fold(0, |id, byte| id << 8 | u128::from(*byte));
     Ok((RequestId::given(id), true))
 }

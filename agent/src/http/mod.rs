@@ -1,13 +1,14 @@
 //! The HTTP interface of an agent: what design and README call the client interface.
 //!
 //! ```text
-//! serve_connection -> guard (Host, Origin) -> warp routes -> kv, ring, events, admin, metrics, page
+//! serve_connection -> guard (Host, Origin) -> warp routes -> kv, batch, ring, events, admin, metrics, page
 //!                                                         -> Api::ask -> driver::Handle
 //! ```
 //!
 //! Every error is a [`sky_api::Problem`]; whatever no route took is made one by the last filter.
 
 mod admin;
+mod batch;
 mod body;
 pub(crate) mod dot;
 mod etag;
@@ -19,8 +20,11 @@ mod guard;
 mod key;
 mod kv;
 mod metrics;
+mod openapi;
 mod problem;
+mod request_id;
 mod ring;
+mod route;
 
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
@@ -34,10 +38,11 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use sky_api::{Code, path};
+use sky_api::Code;
 use sky_chord::{Reply, Request, RequestId};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tracing::Instrument;
 use warp::filters::path::FullPath;
 use warp::http::Method;
 use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS};
@@ -46,8 +51,10 @@ use warp::{Filter, Rejection};
 
 use crate::config::{Secret, Settings};
 use crate::driver::{Busy, Handle};
-use crate::page::Page;
+use crate::page::{File, Page};
+use openapi::Document;
 use problem::Refused;
+use route::Route;
 
 /// How long a client may take for the head of a request, and keep an idle connection.
 const HEAD_PATIENCE: Duration = Duration::from_secs(60);
@@ -68,7 +75,9 @@ pub struct Api {
     stopping: watch::Receiver<bool>,
     ids: RequestIds,
     metrics: metrics::Requests,
+    requests: request_id::Requests,
     page: Page,
+    openapi: Document,
 }
 
 impl Api {
@@ -85,7 +94,9 @@ impl Api {
             stopping,
             ids: RequestIds::default(),
             metrics: metrics::Requests::default(),
+            requests: request_id::Requests::default(),
             page: Page::default(),
+            openapi: Document::new(settings),
         })
     }
 
@@ -119,7 +130,9 @@ pub async fn serve_connection(api: Arc<Api>, stream: TcpStream, remote: SocketAd
     let routes = TowerToHyperService::new(warp::service(routes(&api)));
     let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
         let started = Instant::now();
-        let method = metrics::method_index(request.method());
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let id = api.requests.id(request.headers());
+        let span = tracing::error_span!("request", id = id.to_str().unwrap_or_default());
         let admitted = guard::check(&request, &api.names).and_then(|()| {
             api.client_token.as_ref().map_or(Ok(()), |token| guard::admit_client(&request, token))
         });
@@ -128,16 +141,20 @@ pub async fn serve_connection(api: Arc<Api>, stream: TcpStream, remote: SocketAd
         }
         let answer = admitted.map(|()| routes.call(request));
         let api = Arc::clone(&api);
-        async move {
+        let answered = async move {
             let mut response = match answer {
                 Ok(answer) => answer.await?,
                 Err(refused) => refused.into_response(),
             };
+            let took = started.elapsed();
+            api.requests.log(&method, uri.path(), &response, took);
+            request_id::finish(&mut response, id);
             let nosniff = HeaderValue::from_static("nosniff");
             response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, nosniff);
-            api.metrics.count(method, response.status(), started.elapsed());
+            api.metrics.count(metrics::method_index(&method), response.status(), took);
             Ok::<_, Infallible>(response)
-        }
+        };
+        answered.instrument(span)
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder
@@ -193,73 +210,76 @@ fn others(
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
     let api = Arc::clone(api);
     let api = warp::any().map(move || Arc::clone(&api));
-    let read = |path| at(path, &[Method::GET, Method::HEAD], "GET, HEAD").and(api.clone());
-    let change = |path| at(path, &[Method::POST], "POST").and(api.clone());
-    let ring = read(path::RING)
+    let call = |route| at(route).and(api.clone());
+    let batch = call(Route::Batch)
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .then(|api: Arc<Api>, headers, body| async move {
+            finish(batch::answer(&api, headers, body).await)
+        });
+    let ring = call(Route::Ring)
         .and(warp::query())
         .then(|api: Arc<Api>, query| async move { finish(ring::ring(&api, query).await) });
     let dot =
-        read(path::RING_DOT).then(|api: Arc<Api>| async move { finish(ring::dot(&api).await) });
-    let local = read(path::LOCAL)
+        call(Route::RingDot).then(|api: Arc<Api>| async move { finish(ring::dot(&api).await) });
+    let local = call(Route::Local)
         .and(warp::query())
         .then(|api: Arc<Api>, query| async move { finish(ring::local(&api, query).await) });
-    let lookup =
-        warp::path("lookup").and(warp::path::full()).and(warp::method()).and(api.clone()).then(
-            |path: FullPath, method, api: Arc<Api>| async move {
-                let key = path.as_str().strip_prefix("/lookup/").unwrap_or_default();
-                finish(ring::lookup(&api, &method, key).await)
-            },
-        );
-    let events = read(path::EVENTS).map(|api: Arc<Api>| events::stream(&api));
-    let health = at(path::HEALTHZ, &[Method::GET, Method::HEAD], "GET, HEAD")
-        .map(|| text("text/plain; charset=utf-8", "ok\n".to_owned()));
-    let ready =
-        read(path::READYZ).then(|api: Arc<Api>| async move { finish(ring::readiness(&api).await) });
-    let metrics = read(path::METRICS)
-        .then(|api: Arc<Api>| async move { finish(metrics::report(&api).await) });
-    let page = warp::path::full().and(warp::method()).and(api.clone()).and_then(
-        |path: FullPath, method, api: Arc<Api>| async move {
-            let read_only = matches!(method, Method::GET | Method::HEAD);
-            match api.page.find(path.as_str()) {
-                Some(file) if read_only => Ok(file.response()),
-                Some(_) => Err(warp::reject::custom(Refused::method("GET, HEAD"))),
-                None => Err(warp::reject::not_found()),
-            }
+    let lookup = call(Route::Lookup).and(warp::path::full()).then(
+        |api: Arc<Api>, path: FullPath| async move {
+            let key = path.as_str().strip_prefix("/lookup/").unwrap_or_default();
+            finish(ring::lookup(&api, key).await)
         },
     );
-    let small = warp::body::content_length_limit(4096);
-    let init = change(path::INIT)
+    let events = call(Route::Events)
+        .and(warp::query())
+        .and(warp::header::headers_cloned())
+        .map(|api: Arc<Api>, query, headers| finish(events::stream(&api, &query, &headers)));
+    let health = at(Route::Healthz).map(|| text("text/plain; charset=utf-8", "ok\n".to_owned()));
+    let ready = call(Route::Readyz)
+        .then(|api: Arc<Api>| async move { finish(ring::readiness(&api).await) });
+    let metrics = call(Route::Metrics)
+        .then(|api: Arc<Api>| async move { finish(metrics::report(&api).await) });
+    let openapi = call(Route::OpenApi).map(|api: Arc<Api>| api.openapi.response());
+    let page = at(Route::Page).or(at(Route::PageFile)).unify();
+    let page = page.and(api.clone()).and(warp::path::full()).and_then(
+        |api: Arc<Api>, path: FullPath| async move {
+            api.page.find(path.as_str()).map(File::response).ok_or_else(warp::reject::not_found)
+        },
+    );
+    let init = call(Route::Init)
         .and(admitted(api.clone()))
-        .and(small)
+        .and(warp::body::content_length_limit(4096))
         .and(warp::body::json())
         .then(|api: Arc<Api>, request| async move { finish(admin::init(&api, request).await) });
-    let leave = change(path::LEAVE)
+    let leave = call(Route::Leave)
         .and(admitted(api.clone()))
         .then(|api: Arc<Api>| async move { finish(admin::leave(&api).await) });
-    let views = ring.or(dot).unify().or(local).unify().or(lookup).unify().or(events).unify();
-    let checks = health.or(ready).unify().or(metrics).unify();
-    let force = change(path::FORCE)
+    let force = call(Route::Force)
         .and(admitted(api.clone()))
         .and(warp::body::content_length_limit(64 << 10))
         .and(warp::body::json())
-        .then(|api: Arc<Api>, request| async move { finish(admin::force(&api, request).await) });
+        .then(|api: Arc<Api>, request| async move {
+            match body::from_json(request) {
+                Ok(request) => finish(admin::force(&api, request).await),
+                Err(refused) => refused.into_response(),
+            }
+        });
+    let views = ring.or(dot).unify().or(local).unify().or(lookup).unify().or(events).unify();
+    let checks = health.or(ready).unify().or(metrics).unify().or(openapi).unify();
     let admin = init.or(leave).unify().or(force).unify();
-    views.or(checks).unify().or(page).unify().or(admin).unify()
+    batch.or(views).unify().or(checks).unify().or(page).unify().or(admin).unify()
 }
 
-/// Exactly this path with one of these methods; another method is told which there are.
-fn at(
-    path: &'static str,
-    methods: &'static [Method],
-    allow: &'static str,
-) -> impl Filter<Extract = (), Error = Rejection> + Clone {
+/// The path of this route with one of its methods; another method is told which there are.
+fn at(route: Route) -> impl Filter<Extract = (), Error = Rejection> + Clone {
     let matches = move |full: FullPath, method: Method| async move {
-        if full.as_str() != path {
+        if !route.is_at(full.as_str()) {
             Err(warp::reject::not_found())
-        } else if methods.contains(&method) {
+        } else if route.methods().contains(&method) {
             Ok(())
         } else {
-            Err(warp::reject::custom(Refused::method(allow)))
+            Err(warp::reject::custom(Refused::method(route)))
         }
     };
     warp::path::full().and(warp::method()).and_then(matches).untuple_one()

@@ -7,12 +7,15 @@ use sky_api::{Code, Problem};
 use sky_chord::Failure;
 use warp::Rejection;
 use warp::filters::body::BodyDeserializeError;
-use warp::http::{HeaderValue, StatusCode, header};
+use warp::http::{HeaderValue, header};
 use warp::reject::{
     InvalidHeader, InvalidQuery, LengthRequired, MethodNotAllowed, MissingHeader, PayloadTooLarge,
     UnsupportedMediaType,
 };
 use warp::reply::Response;
+
+use super::request_id;
+use super::route::Route;
 
 /// Why a request is not carried out, on its way to the client.
 #[derive(Debug)]
@@ -38,29 +41,38 @@ impl Refused {
     }
 
     /// 405, with the methods that exist as the `Allow` header must name them (RFC 9110, 15.5.6).
-    pub(super) fn method(allow: &'static str) -> Self {
+    pub(super) fn method(route: Route) -> Self {
+        let allow = route.allow();
         let detail = format!("This path understands {allow} only.");
         Self { allow: Some(allow), ..Self::new(Code::MethodNotAllowed, detail) }
     }
 
-    /// The code, for tests and decisions.
+    /// Whether this is why.
+    pub(super) fn is(&self, code: Code) -> bool {
+        self.code == code
+    }
+
+    /// The code, for tests.
     #[cfg(test)]
     pub(super) const fn code(&self) -> Code {
         self.code
     }
 
-    /// The answer to the client.
-    pub(super) fn into_response(self) -> Response {
-        let problem = Problem {
+    /// What the client reads.
+    pub(super) fn problem(&self) -> Problem {
+        Problem {
             code: self.code,
             status: self.code.status(),
             title: self.code.title().to_owned(),
-            detail: self.detail,
+            detail: self.detail.clone(),
             hint: self.hint.map(str::to_owned),
-        };
-        let body = serde_json::to_vec(&problem).unwrap_or_default();
-        let mut response = Response::new(body.into());
-        *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or_default();
+            request_id: None,
+        }
+    }
+
+    /// The answer to the client; [`request_id::finish`] writes its body.
+    pub(super) fn into_response(self) -> Response {
+        let mut response = request_id::unfinished(self.problem());
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match self.code {
@@ -121,7 +133,7 @@ pub(super) async fn recover(rejection: Rejection) -> Result<Response, Infallible
 fn from_rejection(rejection: &Rejection) -> Refused {
     if rejection.is_not_found() {
         return Refused::new(Code::NoSuchPath, "This agent has nothing at that path.")
-            .hint("Keys are below /kv/, everything else is named in the README.");
+            .hint("Keys are below /kv/; /openapi.json describes everything.");
     }
     if let Some(Refused { code, detail, hint, allow }) = rejection.find() {
         return Refused { code: *code, detail: detail.clone(), hint: *hint, allow: *allow };

@@ -6,7 +6,7 @@ use sky_api::{
     RingReport,
 };
 use sky_chord::{Cursor, LocalKey, Peer, Phase, Reply, Request, Trace, View};
-use warp::http::{Method, StatusCode};
+use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::problem::Refused;
@@ -56,10 +56,7 @@ async fn views(api: &Api) -> Result<Vec<(Peer, Option<View>)>, Refused> {
 }
 
 /// `/lookup/{key}`: the way to the key's owner.
-pub(super) async fn lookup(api: &Api, method: &Method, raw: &str) -> Result<Response, Refused> {
-    if !matches!(*method, Method::GET | Method::HEAD) {
-        return Err(Refused::method("GET, HEAD"));
-    }
+pub(super) async fn lookup(api: &Api, raw: &str) -> Result<Response, Refused> {
     let key = key::decode(raw)?;
     match api.ask(Request::Lookup { target: key.hash() }).await? {
         Reply::LookedUp(trace) => Ok(json(&lookup_report(key.name(), trace?))),

@@ -176,6 +176,7 @@ const SENTENCES = {
   drained: () => "Everything is handed over: this node can be stopped.",
   disk_full: (it) => (it.full ? "The disk is full: nothing new is stored." : "The disk has room again."),
   diverged: (it) => `Copies of ${it.count} keys differ although they are of one version: ${it.keys.join(", ")}.`,
+  missed: (it) => (it.why === "other_start" ? "The agent was started anew." : `${it.count} events were missed.`),
   store_broken: (it) => `The store failed: ${it.reason}`,
 };
 
@@ -207,10 +208,14 @@ byId("login").addEventListener("submit", (event) => {
   refresh();
 });
 
+/** The id of the last event, from which the stream goes on after a break. */
+let place = null;
+
 /** Reads the stream of events by hand: an EventSource cannot send the token. */
 const listen = async () => {
   try {
-    const response = await fetch("/events", { headers: authorization(), cache: "no-store" });
+    const headers = { ...authorization(), ...(place && { "last-event-id": place }) };
+    const response = await fetch("/events", { headers, cache: "no-store" });
     if (!response.ok) throw new Error(response.status);
     let text = "";
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -218,7 +223,9 @@ const listen = async () => {
       const messages = (text + piece.value).split("\n\n");
       text = messages.pop();
       for (const message of messages) {
-        const data = message.split("\n").filter((line) => line.startsWith("data:"));
+        const lines = message.split("\n");
+        place = lines.find((line) => line.startsWith("id:"))?.slice(3).trim() ?? place;
+        const data = lines.filter((line) => line.startsWith("data:"));
         if (data.length) happened({ data: data.map((line) => line.slice(5)).join("\n") });
       }
     }

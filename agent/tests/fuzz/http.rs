@@ -247,6 +247,11 @@ const REQUESTS: &[(&str, &str, &str)] = &[
         "HTTP/1.1 200",
     ),
     ("half-pipelined", "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\nGET /re", "HTTP/1.1 200"),
+    (
+        "batch",
+        "POST /kv:batch HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 130\r\n\r\n{\"operations\":[{\"op\":\"put\",\"key\":\"a\",\"value\":{\"base64\":\"AA==\"},\"if_match\":\"*\"},{\"op\":\"get\",\"key\":\"a\"},{\"op\":\"delete\",\"key\":\"..\"}]}",
+        "HTTP/1.1 200",
+    ),
     ("bad-header", "GET /healthz HTTP/1.1\r\nhost: localhost\r\nno colon\r\n\r\n", "HTTP/1.1 400"),
     (
         "init",

@@ -332,7 +332,14 @@ pub(super) fn problem(code: Code, title: &str, detail: String, hint: Option<&str
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let hint = hint.map(str::to_owned);
-    Problem { code, status: status.as_u16(), title: title.to_owned(), detail, hint }
+    Problem {
+        code,
+        status: status.as_u16(),
+        title: title.to_owned(),
+        detail,
+        hint,
+        request_id: None,
+    }
 }
 
 fn problem_response(problem: &Problem) -> Response {
