@@ -108,6 +108,8 @@ pub(crate) fn live(plan: &Plan, random: &mut Random) -> Summary {
     cluster.init(0);
     let mut workload = Workload::with_steady(random.fork(), plan.clients, plan.keys, plan.steady);
     (workload.think, workload.hot) = (plan.think, plan.hot);
+    workload.clocks_apart =
+        plan.wall_spread > Duration::ZERO || plan.kinds.contains(&Kind::WallClock);
     let mut faults = Faults::new(random.fork(), plan.kinds.clone(), plan.size + 3);
     faults.begin(&mut cluster);
 

@@ -76,6 +76,12 @@ impl Oracle {
         entries.iter().filter(|entry| entry.operation.is_change()).filter(may_follow).count()
     }
 
+    /// How many changes of the same key were ever begun.
+    pub(crate) fn changes(&self, id: &EntryId) -> usize {
+        let entries = self.keys.get(&id.0).map_or(&[][..], Vec::as_slice);
+        entries.iter().filter(|entry| entry.operation.is_change()).count()
+    }
+
     fn entry(&mut self, id: &EntryId) -> &mut Entry {
         &mut self.keys.get_mut(&id.0).expect("a key of the history")[id.1]
     }

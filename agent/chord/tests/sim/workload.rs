@@ -48,6 +48,8 @@ pub(crate) struct Workload {
     pub(crate) think: Duration,
     /// Whether a key may be changed as often as clients like.
     pub(crate) hot: bool,
+    /// Whether the wall clocks of the machines may differ.
+    pub(crate) clocks_apart: bool,
     /// When each key was changed, lately.
     changed: BTreeMap<Key, Vec<Time>>,
     random: Random,
@@ -126,6 +128,7 @@ impl Workload {
             listed: 0,
             think: Duration::from_millis(200),
             hot: true,
+            clocks_apart: false,
             changed: BTreeMap::new(),
             random,
             keys: named("", keys),
@@ -406,11 +409,16 @@ impl Workload {
         }
     }
 
-    /// Whether so many others change the key that nobody can tell what became of a request which waited.
+    /// Whether the key changes so often that nobody can tell what became of a request that met a change of
+    /// members: it is as old as those that the key has forgotten, or looks so by the clock of its agent.
     fn is_crowded(&self, index: usize) -> bool {
         match &self.clients[index].work {
             Some(Work { kind: Kind::Sure(entry), .. }) => {
-                self.oracle.changes_since(entry) >= REQUEST_IDS_KEPT
+                let changes = match self.clocks_apart {
+                    true => self.oracle.changes(entry),
+                    false => self.oracle.changes_since(entry),
+                };
+                changes >= REQUEST_IDS_KEPT
             }
             _ => false,
         }
