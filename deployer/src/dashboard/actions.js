@@ -1,7 +1,7 @@
 /** What can be done to the ring from here: each with a step that says what will happen. */
 
 import { and, count, h, number, percent } from './dom.js';
-import { outOfReach, summary } from './state.js';
+import { lossOf, NOTHING, summary } from './state.js';
 
 /** The verbs for nodes, in words. */
 export const VERBS = {
@@ -20,12 +20,9 @@ export function verbsFor(node) {
 
 /** What the ring loses, or not, while one node is away. */
 function effectOfAbsence(state, node) {
-  const there = new Set(state.nodes.filter((other) => other.answering).map((other) => other.id));
-  const before = outOfReach(state, there);
-  there.delete(node.id);
-  const lost = outOfReach(state, there) - before;
+  const lost = lossOf(state, node.id);
   const away = state.nodes.filter((other) => !other.answering && other.id !== node.id).map((other) => other.name);
-  if (lost > 1e-6) {
+  if (lost > NOTHING) {
     const because = away.length > 0 ? ` (${and(away)} ${away.length > 1 ? 'are' : 'is'} away as well)` : '';
     return h('p', { class: 'warning' }, `${percent(lost)} of the circle could not be read or written until it is back: too few of their members would be left${because}.`);
   }

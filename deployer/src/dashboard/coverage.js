@@ -1,15 +1,7 @@
 /** What keeps the circle: gaps, missing copies, and what the ring would be without some node. */
 
 import { and, count, h, percent, prose } from './dom.js';
-import { lack, nameOf, nodeOf, outOfReach } from './state.js';
-
-/** Less of the circle than this is an error of rounding. */
-const NOTHING = 1e-6;
-
-const sum = (ranges) => ranges.reduce((total, range) => total + range.share, 0);
-const answering = (state) => new Set(state.nodes.filter((node) => node.answering).map((node) => node.id));
-const others = (state, id) => new Set([...answering(state)].filter((other) => other !== id));
-const majority = (size) => Math.floor(size / 2) + 1;
+import { answering, lack, lossOf, nameOf, nodeOf, NOTHING, others, shareOf, spare } from './state.js';
 
 /**
  * The state as it would be at once if this node failed: before anybody takes its place.
@@ -21,7 +13,7 @@ export function without(state, id) {
     ...state,
     verdict: { ...state.verdict, right: false, replicated: false },
     nodes: state.nodes.map((node) => (node.id === id ? { ...node, state: 'down', answering: false, suspected_by: [] } : node)),
-    ranges: state.ranges.map((range) => ({ ...range, available: outOfReach({ ranges: [range] }, left) === 0 })),
+    ranges: state.ranges.map((range) => ({ ...range, available: spare(range, left) >= 0 })),
   };
 }
 
@@ -38,14 +30,6 @@ function seams(state) {
   return said;
 }
 
-/** How many nodes can fail at once, whichever they are, before some key is out of reach. */
-function canFail(state, there) {
-  const spare = state.ranges.map((range) => Math.min(...[range.members, range.prev]
-    .filter((ids) => ids.length > 0)
-    .map((ids) => ids.filter((id) => there.has(id)).length - majority(ids.length))));
-  return Math.min(...spare);
-}
-
 /** How many members the ranges have that answer: "3 of 3 members: 100.0 %". */
 function copies(state, there) {
   const shares = new Map();
@@ -60,18 +44,18 @@ function copies(state, there) {
 export function coverage(state) {
   if (state.ranges.length === 0) return h('p', { class: 'hint' }, 'No node has told of a range yet.');
   const there = answering(state);
-  const spare = canFail(state, there);
+  // How many nodes can fail at once, whichever they are, before some key is out of reach.
+  const canFail = Math.min(...state.ranges.map((range) => spare(range, there)));
   const parts = { unavailable: 'out of reach', short: 'without all its copies', sweeping: 'being checked after a change' };
   const problems = [
     ...seams(state),
     ...Object.entries(parts)
-      .map(([kind, words]) => [sum(state.ranges.filter((range) => lack(state, range) === kind)), words])
+      .map(([kind, words]) => [shareOf(state.ranges.filter((range) => lack(state, range) === kind)), words])
       .filter(([share]) => share > NOTHING)
       .map(([share, words]) => `${percent(share)} of the circle is ${words}.`),
   ];
-  const now = outOfReach(state, there);
   const fatal = state.nodes.filter((node) => node.answering)
-    .map((node) => ({ node, lost: outOfReach(state, others(state, node.id)) - now }))
+    .map((node) => ({ node, lost: lossOf(state, node.id) }))
     .filter(({ lost }) => lost > NOTHING)
     .sort((one, other) => other.lost - one.lost);
   const link = ({ node, lost }) => h('li', { 'data-key': node.id }, h('button', { type: 'button', class: 'link', 'data-select': node.id }, node.name), ` ${percent(lost)}`);
@@ -85,7 +69,7 @@ export function coverage(state) {
     problems.map((problem) => h('p', { class: 'remark' }, problem)),
     fatal.length > 0
       ? [h('p', { class: 'remark' }, 'If one of these failed now, so much would be out of reach until it is back:'), h('ul', { class: 'fatal' }, fatal.slice(0, 12).map(link)), fatal.length > 12 && h('p', { class: 'dim' }, `and ${fatal.length - 12} more`)]
-      : spare > 0 && h('p', { class: 'good' }, spare === 1 ? 'Any one node can fail now, and every key stays within reach.' : `Any ${spare} nodes can fail at once now, and every key stays within reach.`),
+      : canFail > 0 && h('p', { class: 'good' }, canFail === 1 ? 'Any one node can fail now, and every key stays within reach.' : `Any ${canFail} nodes can fail at once now, and every key stays within reach.`),
   ];
 }
 
@@ -94,7 +78,7 @@ export function consequences(state, id) {
   const there = answering(state);
   const node = nodeOf(state, id);
   if (!there.has(id)) return [`${node.name} does not answer: what you see is what there is without it.`];
-  const lost = outOfReach(state, others(state, id)) - outOfReach(state, there);
+  const lost = lossOf(state, id);
   const kept = state.ranges.filter((range) => range.members.includes(id));
   const owned = state.ranges.filter((range) => range.members[0] === id);
   const heirs = [...new Set(owned.map((range) => range.members.find((member) => member !== id && there.has(member))).filter(Boolean))];
@@ -104,7 +88,7 @@ export function consequences(state, id) {
     lost > NOTHING
       ? `${percent(lost)} of the circle is out of reach until it is back, or until the ring is repaired by \`sky-deploy repair\`.`
       : 'Every key can still be read and written.',
-    owned.length > 0 && heirs.length > 0 && `${and(heirs.map((heir) => nameOf(state, heir)))} answers for the ${percent(sum(owned))} of the circle that it owns.`,
+    owned.length > 0 && heirs.length > 0 && `${and(heirs.map((heir) => nameOf(state, heir)))} answers for the ${percent(shareOf(owned))} of the circle that it owns.`,
     kept.length > 0 && `${count(kept.length, 'range')} with ${count(keys, 'key')} have one copy less${lost <= NOTHING && left >= Math.min(state.replicas, 2) ? ', until other nodes take its place' : ''}.`,
     lost <= NOTHING && left < state.replicas && `Only ${count(left, 'node')} would be left: fewer than the ${state.replicas} copies that every key should have.`,
   ].filter(Boolean);

@@ -108,11 +108,12 @@ export function selectedNode(state, view) {
   const row = (term, ...content) => [h('dt', {}, term), h('dd', {}, content.length > 0 ? content : '–')];
   const body = node.container ? `${node.provider}, container ${node.container.slice(0, 12)}` : node.pid ? `process ${node.pid}` : node.provider;
   const verbs = view.past ? [] : verbsFor(node);
+  const [question, answer] = whatIf(state, view);
   return [
     h('div', { class: 'panel-head' },
       h('h2', { id: 'node-title' }, badge(state, node), node.name, h('span', { class: 'dim' }, ` ${look(node).words}`)),
-      h('div', { class: 'buttons' }, verbs.map((verb) => h('button', { type: 'button', 'data-action': verb, 'data-node': node.name, 'data-key': verb, disabled: view.busy.has(node.name) }, `${VERBS[verb].label}…`)), whatIf(state, view)[0])),
-    whatIf(state, view)[1],
+      h('div', { class: 'buttons' }, verbs.map((verb) => h('button', { type: 'button', 'data-action': verb, 'data-node': node.name, 'data-key': verb, disabled: view.busy.has(node.name) }, `${VERBS[verb].label}…`)), question)),
+    answer,
     node.error && h('p', { class: 'remark' }, `Last question to its agent: ${node.error}.`),
     isStale(node, view.since) && node.age_ms !== null && h('p', { class: 'remark' }, `What follows is ${age(ageOf(node, view.since))} old.`),
     node.suspected_by.length > 0 && h('p', { class: 'remark' }, `Suspected by ${node.suspected_by.map(([id, ms]) => `${nameOf(state, id)} for ${age(ms)}`).join(', ')}.`),

@@ -99,7 +99,13 @@ export function lack(state, range) {
   return range.unswept ? 'sweeping' : null;
 }
 
-const shareOf = (ranges) => ranges.reduce((sum, range) => sum + range.share, 0);
+/** Less of the circle than this is an error of rounding. */
+export const NOTHING = 1e-6;
+
+/** The nodes that answer. */
+export const answering = (state) => new Set(state.nodes.filter((node) => node.answering).map((node) => node.id));
+
+export const shareOf = (ranges) => ranges.reduce((sum, range) => sum + range.share, 0);
 
 /**
  * The verdict for people: a tone, a headline, a sentence.
@@ -116,7 +122,7 @@ export function summary(state) {
   if (there === 0) return { tone: 'wrong', title: 'No node answers', text: 'What is shown below is what they said last.' };
   if (state.ranges.length === 0) return { tone: 'wrong', title: 'There is no ring yet', text: `${count(there, 'node')} answer and wait for a ring.` };
   const lost = shareOf(state.ranges.filter((range) => !range.available)) + Math.max(0, 1 - shareOf(state.ranges));
-  if (lost > 1e-6) {
+  if (lost > NOTHING) {
     return { tone: 'wrong', title: 'Some keys are out of reach', text: `${percent(lost)} of the circle cannot be read or written now. Nothing is lost while the disks are there.` };
   }
   if (!replicated) {
@@ -127,11 +133,20 @@ export function summary(state) {
   return { tone: 'degraded', title: 'The data is safe, the ring is not as it should be', text: 'Every key has all its copies, caught up.' };
 }
 
-/** What would be out of reach if exactly these nodes answered, as a share of the circle. */
-export function outOfReach(state, answering) {
-  const majority = (ids) => ids.length === 0 || 2 * ids.filter((id) => answering.has(id)).length > ids.length;
-  return shareOf(state.ranges.filter((range) => !majority(range.members) || !majority(range.prev)));
+/** How many of a range's members can fail before it is out of reach if exactly these nodes answer; below 0 it is. */
+export function spare(range, there) {
+  const beyondMajority = (ids) => ids.filter((id) => there.has(id)).length - Math.floor(ids.length / 2) - 1;
+  return Math.min(...[range.members, range.prev].filter((ids) => ids.length > 0).map(beyondMajority));
 }
+
+/** What would be out of reach if exactly these nodes answered, as a share of the circle. */
+const outOfReach = (state, there) => shareOf(state.ranges.filter((range) => spare(range, there) < 0));
+
+/** The nodes that would answer without this one. */
+export const others = (state, id) => new Set([...answering(state)].filter((other) => other !== id));
+
+/** How much more of the circle would be out of reach without this node. */
+export const lossOf = (state, id) => outOfReach(state, others(state, id)) - outOfReach(state, answering(state));
 
 const chosen = new Map();
 

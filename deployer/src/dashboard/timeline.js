@@ -73,7 +73,8 @@ export class Timeline {
 /** What happened, newest first: each a step back to the ring as it was. */
 export function entries(timeline) {
   const { shown } = timeline;
-  const can = (moment) => moment !== null && timeline.states.some(({ at_ms }) => at_ms === moment);
+  const [oldest] = timeline.states;
+  const can = (moment) => moment !== null && moment >= oldest.at_ms;
   const line = ({ at, tone, text, moment, number: index }) => {
     const content = [h('time', { datetime: new Date(at).toISOString() }, clock(at)), h('span', {}, prose(text))];
     const is = shown !== null && moment === shown.at_ms;
