@@ -200,11 +200,14 @@ impl Membership {
     ) {
         let ranks = entries.iter().map(|entry| (entry.peer.node, (entry.version, entry.status)));
         let theirs: BTreeMap<_, _> = if reply { ranks.collect() } else { BTreeMap::new() };
-        let mine = self.table.get(&self.me).map(Known::rank);
-        let is_me = |entry: &MemberEntry| entry.peer.node == self.me;
-        let said = entries.iter().find(|entry| is_me(entry)).map(|e| (e.version, e.status));
+        let mine = self.table.get(&self.me).map(|known| &known.entry);
+        let is_mine = |e: &MemberEntry| {
+            mine.is_some_and(|m| {
+                m.peer.node == e.peer.node && (m.version, m.status) == (e.version, e.status)
+            })
+        };
         // Whoever wants a reply has not written down yet what it says.
-        if !reply && said.is_some() && said == mine {
+        if !reply && entries.iter().any(is_mine) {
             self.on_echo(ctx);
         }
         for entry in entries {

@@ -31,7 +31,7 @@ pub fn zave_invariant(states: &[State], r: usize, had_principals: bool) -> Resul
     if let Some((node, _)) = lists.iter().find(|(_, list)| list.is_empty()) {
         return Err(format!("{node:?} takes itself to be alone among {}", lists.len()));
     }
-    let principals = principals(states);
+    let principals = count_principals(&lists);
     if had_principals && principals < r + 1 {
         return Err(format!("of {} members only {principals} are principals", lists.len()));
     }
@@ -40,8 +40,11 @@ pub fn zave_invariant(states: &[State], r: usize, had_principals: bool) -> Resul
 
 /// How many members are principals: skipped by nobody's list.
 pub fn principals(states: &[State]) -> usize {
-    let lists = lists(states);
-    lists.keys().filter(|node| !is_skipped(node.position, &lists)).count()
+    count_principals(&lists(states))
+}
+
+fn count_principals(lists: &BTreeMap<NodeId, &[Peer]>) -> usize {
+    lists.keys().filter(|node| !is_skipped(node.position, lists)).count()
 }
 
 fn lists(states: &[State]) -> BTreeMap<NodeId, &[Peer]> {
