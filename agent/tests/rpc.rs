@@ -122,6 +122,35 @@ async fn a_node_that_comes_back_is_reached_again() {
     }
 }
 
+/// A listener whose backlog is full drops what asks for a connection, as a firewall or a partition does.
+#[tokio::test]
+async fn an_attempt_that_nobody_answers_is_given_up_and_made_anew() {
+    let mut one = Side::new(1, None).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut filling = Vec::new();
+    while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        filling.push(stream.unwrap());
+    }
+    let silent = Peer { node: node(2), address: address.to_string().into() };
+    one.rpc.send(&silent, &message(1));
+    assert_eq!(one.unreachable().await, node(2));
+    drop(filling);
+    let mut other = Side::on(listener, 2, None);
+    let asking = async {
+        for call in 2.. {
+            one.rpc.send(&silent, &message(call));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        (from, call) = other.message() => assert!(from == node(1) && call >= 2),
+        () = asking => {}
+    }
+}
+
 #[tokio::test]
 async fn agents_of_other_rings_and_with_other_secrets_are_kept_out() {
     let (mut one, mut other) = (Side::new(1, None).await, Side::new(2, None).await);

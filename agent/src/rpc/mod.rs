@@ -23,6 +23,7 @@ use rustix::net::sockopt;
 use sky_chord::{Event, Message, NodeId, Peer, RingId};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use crate::config::Secret;
 use crate::metrics::Counters;
@@ -30,11 +31,17 @@ use frame::{FrameRef, Frames};
 use hello::{Hello, HelloError, Refusal};
 use link::Outbox;
 
-/// How long a connection may take to be made, and the hellos on it.
+/// How long the other side's system may take to answer a connection. What was lost is asked for again by
+/// a new attempt: the system's own repetitions come after 1, 3 and 7 s, too far apart to find out that a
+/// way is open again.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// How long the hellos on a connection may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the other side's system may be silent about what was sent to it.
-const UNANSWERED: Duration = Duration::from_secs(5);
+/// How long the other side's system may be silent about what was sent to it. A new connection is made
+/// sooner than the repetitions of an old one, which come ever further apart, find a way that is open again.
+const UNANSWERED: Duration = Duration::from_secs(2);
 
 /// Different complaints that are remembered, so that each is logged once.
 const COMPLAINTS: usize = 1000;
@@ -124,14 +131,16 @@ impl Shared {
         meant: Option<NodeId>,
     ) -> Result<(Frames<TcpStream>, Hello), HelloError> {
         let meeting = async {
-            let stream = TcpStream::connect(address).await?;
+            let stream = timeout(CONNECT, TcpStream::connect(address))
+                .await
+                .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))?;
             prepare(&stream)?;
             let mut frames = Frames::new(stream);
             let mine = self.hello(meant)?;
             let theirs = hello::connect(&mut frames, mine, self.secret.as_ref()).await?;
             Ok((frames, theirs))
         };
-        tokio::time::timeout(PATIENCE, meeting).await.unwrap_or(Err(HelloError::Slow))
+        timeout(PATIENCE, meeting).await.unwrap_or(Err(HelloError::Slow))
     }
 
     /// Whether an agent that belongs to the ring `theirs` may be spoken to.
@@ -168,6 +177,6 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     sockopt::set_tcp_keepidle(stream, UNANSWERED)?;
     sockopt::set_tcp_keepintvl(stream, UNANSWERED)?;
     #[cfg(target_os = "linux")]
-    sockopt::set_tcp_user_timeout(stream, u32::try_from(UNANSWERED.as_millis()).unwrap_or(5000))?;
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(UNANSWERED.as_millis()).unwrap_or(2000))?;
     Ok(())
 }
