@@ -170,7 +170,14 @@ impl Ranges {
             Place::Keys(prefix, after) => {
                 let (first, through) = arc(prefix);
                 let after = after.clone().map(Cursor::AfterKey).or_else(|| before(first));
-                Body::Scan { at, after, through, limit: PAGE, with_digest: true }
+                Body::Scan {
+                    at,
+                    after,
+                    through,
+                    limit: PAGE,
+                    with_digest: true,
+                    with_version: false,
+                }
             }
         };
         w.ask_slowly(peer, question, RangeCall::Compare(comparison.id, CompareStep::Look(number)));

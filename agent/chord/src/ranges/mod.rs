@@ -41,7 +41,7 @@ mod stored;
 mod tombstones;
 mod transfer;
 
-pub(crate) use operate::Errand;
+pub(crate) use operate::{Client, Errand};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -52,11 +52,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::Id;
 use crate::call::{OperationId, RangeCall, RoundId};
-use crate::config::{Config, NodeId, Peer, RangeTag, Slot};
+use crate::config::{Ballot, Config, NodeId, Peer, RangeTag, Slot};
 use crate::context::Context;
 use crate::event::{Notice, Records, StoreError, Ticket};
 use crate::membership::{MemberChange, Membership};
 use crate::message::{Body, Refusal};
+use crate::record::Key;
 use crate::request::{Cursor, LocalKey};
 use crate::time::Time;
 use crate::timer::Timer;
@@ -318,6 +319,11 @@ impl Ranges {
             RangeCall::Config(point) => self.on_config_answer(w, from, point, answer),
             RangeCall::Forward(operation) => self.on_forwarded(w, operation, from, answer),
         }
+    }
+
+    /// Keys whose versions changed here since the last time, and what they are now.
+    pub(crate) fn take_changed(&mut self) -> Vec<(Key, Ballot)> {
+        std::mem::take(&mut self.stored.changed)
     }
 
     /// Everything up to this commit is on disk.

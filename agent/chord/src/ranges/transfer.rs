@@ -88,7 +88,8 @@ impl Ranges {
         let Some(pass) = self.passes.under_way.get(&hi) else { return };
         let Some((after, through)) = pass.stretches.front().cloned() else { return };
         let at = pass.config.tag();
-        let question = Body::Scan { at, after, through, limit: PAGE, with_digest: false };
+        let question =
+            Body::Scan { at, after, through, limit: PAGE, with_digest: false, with_version: false };
         w.ask_slowly(peer, question, RangeCall::Pass(pass.id, pass.page));
     }
 

@@ -8,7 +8,7 @@ mod search;
 use std::collections::BTreeMap;
 
 use search::explains;
-use sky_chord::{Answer, Ballot, Key, Operation};
+use sky_chord::{Answer, Ballot, Consistency, Key, Operation};
 
 /// Of a history that cannot be explained, this much is shown.
 const LINES_SHOWN: usize = 30;
@@ -63,6 +63,15 @@ impl Oracle {
         self.entry(id).outcome = Outcome::Nothing;
     }
 
+    /// Somebody was told what a key is, as read at some time since then. Returns the moment.
+    pub(crate) fn observe(&mut self, key: &Key, since: u64, answer: Answer) -> u64 {
+        let operation = Operation::Get { key: key.clone(), consistency: Consistency::Quorum };
+        let id = self.begin(key, &operation);
+        self.entry(&id).invoked = since;
+        self.end(&id, answer);
+        self.clock
+    }
+
     /// How many changes of the same key may have come after an operation began: a key remembers only the
     /// last few requests.
     pub(crate) fn changes_since(&self, id: &EntryId) -> usize {
@@ -95,7 +104,8 @@ impl Oracle {
                 Outcome::Answered(..) => true,
                 Outcome::Nothing => false,
             };
-            let history: Vec<_> = entries.iter().filter(wanted).collect();
+            let mut history: Vec<_> = entries.iter().filter(wanted).collect();
+            history.sort_by_key(|entry| entry.invoked);
             if explains(&history, &versions) {
                 continue;
             }
@@ -209,7 +219,7 @@ fn line(entry: &Entry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sky_chord::{Condition, Consistency, NodeId, Value};
+    use sky_chord::{Condition, NodeId, Value};
 
     fn put(number: u64) -> Operation {
         let value = Value { content_type: "".into(), bytes: number.to_string().into() };
@@ -262,6 +272,33 @@ mod tests {
             }
             let id = oracle.begin(key, get);
             oracle.end(&id, found(&put(1), 1));
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "no order explains")]
+    fn a_watch_that_goes_back_is_found() {
+        run(|oracle, key, _| {
+            let begun = oracle.begin_list();
+            for (number, created) in [(1, true), (2, false)] {
+                let id = oracle.begin(key, &put(number));
+                oracle.end(&id, stored(created, number));
+            }
+            let moment = oracle.observe(key, begun, found(&put(2), 2));
+            oracle.observe(key, moment, found(&put(1), 1));
+        });
+    }
+
+    #[test]
+    fn a_watch_may_be_late() {
+        run(|oracle, key, _| {
+            let begun = oracle.begin_list();
+            for (number, created) in [(1, true), (2, false)] {
+                let id = oracle.begin(key, &put(number));
+                oracle.end(&id, stored(created, number));
+            }
+            let moment = oracle.observe(key, begun, found(&put(1), 1));
+            oracle.observe(key, moment, found(&put(2), 2));
         });
     }
 

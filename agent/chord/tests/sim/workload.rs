@@ -21,6 +21,7 @@ use sky_chord::{
 use super::cluster::{Cluster, Step};
 use super::oracle::{EntryId, Oracle, number};
 use super::random::Random;
+use super::watchers::Watchers;
 
 /// How long after the end of its budget a request must have been answered.
 const GRACE: Duration = Duration::from_secs(1);
@@ -61,6 +62,7 @@ pub(crate) struct Workload {
     /// How many of them were written by somebody.
     begun: usize,
     clients: Vec<Client>,
+    pub(crate) watchers: Watchers,
     last_value: u64,
     /// When clients act next.
     next: Time,
@@ -136,9 +138,22 @@ impl Workload {
             begun: 0,
             prefix,
             clients: (0..clients).map(|_| Client::default()).collect(),
+            watchers: Watchers::default(),
             last_value: 0,
             next: Time::from_micros(0),
         }
+    }
+
+    /// Lets so many clients watch keys.
+    pub(crate) fn watch(&mut self, count: usize) {
+        let random = self.random.fork();
+        self.watchers = Watchers::new(random, count, &self.prefix, &self.keys);
+    }
+
+    /// Everything that is there has to be told to those who watch.
+    pub(crate) fn assert_watched(&mut self, cluster: &mut Cluster) {
+        let keys: Vec<_> = self.keys.iter().chain(&self.steady).cloned().collect();
+        self.watchers.assert_complete(cluster, &mut self.oracle, &keys);
     }
 
     /// Whether some client waits for an answer or for its next attempt.
@@ -152,6 +167,7 @@ impl Workload {
         for (ticket, reply) in cluster.take_finished() {
             self.on_reply(cluster, ticket, reply);
         }
+        self.watchers.act(cluster, &mut self.oracle);
         if cluster.now >= self.next {
             self.act(cluster);
             self.next = cluster.now + Duration::from_millis(1 + self.random.below(5) as u64);
