@@ -9,6 +9,8 @@ mod documented;
 #[path = "http/events.rs"]
 mod events;
 mod support;
+#[path = "http/watch.rs"]
+mod watch;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;

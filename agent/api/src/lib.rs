@@ -4,6 +4,7 @@
 
 pub mod batch;
 pub mod cursor;
+pub mod watch;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,9 @@ pub mod path {
     pub const LOOKUP: &str = "/lookup";
     /// Server-sent events.
     pub const EVENTS: &str = "/events";
+    /// Server-sent events about keys ([`super::watch::WatchReport`]): `/watch` about those of a prefix,
+    /// `/watch/{key}` about one.
+    pub const WATCH: &str = "/watch";
     /// 200 while the process works.
     pub const HEALTHZ: &str = "/healthz";
     /// 200 when the agent can serve clients, else 503 with the reason.
@@ -90,6 +94,8 @@ pub enum Code {
     TooLarge,
     /// 415: the body has a type that is not understood here.
     UnsupportedMediaType,
+    /// 422: there are more keys than one watch can tell of.
+    TooManyKeys,
     /// 503: no majority of the key's members can be reached, or the agent is not in a ring yet.
     Unavailable,
     /// 503: too many requests are waiting.
@@ -104,7 +110,7 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::BadRequest,
         Self::InvalidKey,
         Self::Unauthorized,
@@ -118,6 +124,7 @@ impl Code {
         Self::PreconditionFailed,
         Self::TooLarge,
         Self::UnsupportedMediaType,
+        Self::TooManyKeys,
         Self::Internal,
         Self::Unavailable,
         Self::Overloaded,
@@ -138,6 +145,7 @@ impl Code {
             Self::PreconditionFailed => 412,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
+            Self::TooManyKeys => 422,
             Self::Internal => 500,
             Self::Unavailable | Self::Overloaded => 503,
             Self::MaybeApplied => 504,
@@ -161,6 +169,7 @@ impl Code {
             Self::PreconditionFailed => "The condition does not hold",
             Self::TooLarge => "Too large",
             Self::UnsupportedMediaType => "Not this media type",
+            Self::TooManyKeys => "Too many keys",
             Self::Unavailable => "Not available now",
             Self::Overloaded => "Too many requests are waiting",
             Self::MaybeApplied => "Perhaps applied",
@@ -365,6 +374,7 @@ pub enum MissedEvent {
 pub enum MissedWhy {
     /// They are not kept any more: the client was away, or slow, for too long.
     NotKept,
-    /// The place is one of another start of the agent, or of another agent. Everything that is kept follows.
+    /// The place is one of another start of the agent, of another agent, or of something else. What is there
+    /// follows.
     OtherStart,
 }

@@ -66,6 +66,7 @@ pub(super) enum Content {
     Text(&'static str),
     Any,
     Events,
+    Watch,
 }
 
 const fn answer(status: u16, means: &'static str, content: Content) -> Answer {
@@ -232,6 +233,36 @@ pub(super) const CALLS: &[Call] = &[
         answers: &[answer(200, "A page of keys.", Content::Json(of::<LocalKeys>))],
         problems: &[Code::Overloaded],
         ..read(Route::Local, "listLocalKeys", "List the keys that this agent holds itself")
+    },
+    Call {
+        description: "The data of each event is a WatchReport, and its id the place to go on from. First every \
+            key that is there is told, then `synced`, then what changes. For each key versions are told in \
+            their order; some may be left out, never the last one. A watch is kept for a minute after its client \
+            went: with the id of the last event and the same parameters nothing is missed. At another agent, or \
+            later, `missed` is told and everything anew.",
+        parameters: &[
+            Parameter::Prefix,
+            Parameter::Values,
+            Parameter::WatchAfter,
+            Parameter::WatchFollow,
+            Parameter::LastEventId,
+        ],
+        answers: &[answer(200, "Events, until the client or the agent ends it.", Content::Watch)],
+        problems: &[Code::TooManyKeys, Code::Unavailable, Code::Overloaded],
+        ..read(Route::Watch, "watchKeys", "Watch the keys of a prefix")
+    },
+    Call {
+        description: "As `/watch`, of one key.",
+        parameters: &[
+            Parameter::Key,
+            Parameter::Values,
+            Parameter::WatchAfter,
+            Parameter::WatchFollow,
+            Parameter::LastEventId,
+        ],
+        answers: &[answer(200, "Events, until the client or the agent ends it.", Content::Watch)],
+        problems: &[Code::InvalidKey, Code::Unavailable, Code::Overloaded],
+        ..read(Route::WatchKey, "watchKey", "Watch a key")
     },
     Call {
         description: "The data of each event is an EventReport or a MissedReport, and its id the place to go on \

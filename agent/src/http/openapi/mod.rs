@@ -9,6 +9,7 @@ use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
+use sky_api::watch::WatchReport;
 use sky_api::{Code, EventReport, MissedReport, Problem};
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
@@ -194,7 +195,12 @@ fn response(answer: &Answer, schemas: &mut SchemaGenerator) -> Value {
             let report = json!({ "anyOf": [
                 schemas.subschema_for::<EventReport>(), schemas.subschema_for::<MissedReport>(),
             ]});
-            json!({ "text/event-stream": { "schema": parts::event(&report) } })
+            json!({ "text/event-stream": { "schema": parts::event(parts::PLACE, &report) } })
+        }
+        Content::Watch => {
+            let report = schemas.subschema_for::<WatchReport>().to_value();
+            let schema = parts::event(parts::WATCH_PLACE, &report);
+            json!({ "text/event-stream": { "schema": schema } })
         }
     };
     response["content"] = content;
