@@ -408,4 +408,24 @@ pub enum KvCommand {
         #[arg(long, default_value = "")]
         prefix: String,
     },
+    /// Print what is there and every change, until Ctrl-C, through agents that come and go
+    Watch(WatchArgs),
+}
+
+/// The arguments of `kv watch`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["key", "prefix"])))]
+pub struct WatchArgs {
+    /// The key
+    #[arg(long)]
+    pub key: Option<String>,
+    /// All keys that begin with this; all keys if it is empty
+    #[arg(long)]
+    pub prefix: Option<String>,
+    /// Print values too, if they have at most 16 KiB
+    #[arg(long)]
+    pub values: bool,
+    /// Its ring.
+    #[command(flatten)]
+    pub target: Target,
 }

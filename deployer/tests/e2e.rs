@@ -247,20 +247,16 @@ async fn a_ring_grows_and_shrinks() {
     assert_eq!(ring.must(&["kv", "get", "key/1"]), "value 1");
 }
 
-/// A `logs -f` that is under way, and the lines it has printed.
+/// A command that goes on, such as `logs -f --json`, and the lines it has printed.
 struct Followed {
     program: Child,
     lines: mpsc::Receiver<Value>,
 }
 
 impl Followed {
-    fn begin(ring: &Ring) -> Self {
-        let mut program = ring
-            .command(&["logs", "-f", "--json"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    fn begin(ring: &Ring, arguments: &[&str]) -> Self {
+        let mut program =
+            ring.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (send, lines) = mpsc::channel();
         let out = BufReader::new(program.stdout.take().unwrap());
         let sender = send.clone();
@@ -317,7 +313,7 @@ fn logs_are_followed(ring: &Ring) {
     ring.must(&["apply", "--detach"]);
     let name = |n| format!("e2e-{}-{n}", ring.first_port);
     let is_of = |line: &Value, n| line["node"] == name(n);
-    let followed = Followed::begin(ring);
+    let followed = Followed::begin(ring, &["logs", "-f", "--json"]);
     let mut seen = followed.until("the end of what was there", |line| is_of(line, 1));
     seen.extend(followed.until("both nodes", |line| is_of(line, 2)));
     // One is killed and started again, one comes, one goes.
@@ -345,6 +341,42 @@ fn logs_are_followed(ring: &Ring) {
     let mut program = ring.command(&["logs", "-f"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(program.stdout.take());
     assert_eq!(program.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn keys_are_watched_through_agents_that_go_away() {
+    let ring = Ring::new("process", 3, 15_390);
+    ring.must(&["apply", "--detach"]);
+    ring.must(&["kv", "put", "job/1", "one"]);
+    ring.must(&["kv", "put", "other", "thing"]);
+    let watch = ["kv", "watch", "--prefix", "job/", "--values", "--json"];
+    let followed = Followed::begin(&ring, &watch);
+    let is_value = |line: &Value, key: &str, text: &str| {
+        line["event"] == "value" && line["key"] == key && line["value"]["text"] == text
+    };
+    let mut seen = followed.until("all that is there", |line| line["event"] == "synced");
+    assert!(seen.len() == 2 && is_value(&seen[0], "job/1", "one"), "{seen:#?}");
+    ring.must(&["kv", "put", "job/2", "two"]);
+    seen.extend(followed.until("a new key", |line| is_value(line, "job/2", "two")));
+
+    // The agent that it goes through is killed, and others are at work meanwhile.
+    ring.nodes()[0].kill();
+    ring.wait_until("noticed", |status| status["nodes"][0]["state"] == "down");
+    ring.must(&["kv", "delete", "job/2"]);
+    ring.must(&["kv", "put", "job/3", "three"]);
+    let is_deleted = |line: &Value| line["event"] == "deleted" && line["key"] == "job/2";
+    seen.extend(followed.until("the end of a key", is_deleted));
+    if !seen.iter().any(|line| is_value(line, "job/3", "three")) {
+        seen.extend(followed.until("a new key", |line| is_value(line, "job/3", "three")));
+    }
+    ring.must(&["kv", "put", "job/1", "changed"]);
+    seen.extend(followed.until("a change", |line| is_value(line, "job/1", "changed")));
+    let told: Vec<_> = seen.iter().filter(|line| line["said"].is_null()).collect();
+    assert_eq!(told.len(), 6, "nothing is told twice, and no other key: {told:#?}");
+    followed.end();
+
+    let refused = ring.run(&["kv", "watch", "--key", ".."]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
 }
 
 #[test]

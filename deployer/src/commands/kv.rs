@@ -28,6 +28,7 @@ pub(super) async fn run(context: &Context<'_>, command: KvCommand) -> Result<Exi
         KvCommand::Delete { key, target } => {
             change(context, &target.inventory, Method::DELETE, &key, None).await?;
         }
+        KvCommand::Watch(args) => return super::watch::run(context, &args).await,
         KvCommand::List { target, prefix } => list(context, &target.inventory, &prefix).await?,
     }
     Ok(ExitCode::SUCCESS)

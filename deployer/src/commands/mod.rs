@@ -23,6 +23,7 @@ mod shell;
 mod status;
 mod upgrade;
 mod validate;
+mod watch;
 
 use std::process::ExitCode;
 use std::time::Duration;
