@@ -76,7 +76,7 @@ pub(super) fn flag(name: &str, text: Option<&str>, usual: bool) -> Result<bool, 
 
 /// An answer that goes on with these events.
 pub(super) fn answer(
-    events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static,
+    events: impl Stream<Item = Result<Event, Infallible>> + Send + Sync + 'static,
 ) -> Response {
     let mut response =
         sse::reply(sse::keep_alive().interval(KEEP_ALIVE).stream(events)).into_response();
