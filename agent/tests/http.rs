@@ -9,6 +9,8 @@ mod documented;
 #[path = "http/events.rs"]
 mod events;
 mod support;
+#[path = "http/ttl.rs"]
+mod ttl;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;

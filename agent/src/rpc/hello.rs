@@ -24,7 +24,7 @@ use crate::config::Secret;
 pub(super) const MAGIC: [u8; 4] = *b"\0sky";
 
 /// The version of hello and messages that this agent speaks.
-pub(super) const VERSION: u16 = 3;
+pub(super) const VERSION: u16 = 4;
 
 /// A hello is short; whoever sends more is none of us.
 const LONGEST: usize = 4096;

@@ -27,6 +27,8 @@ pub(super) struct Stored {
     pub(super) digests: Digests,
     /// Keys that were deleted, and whose records are still kept.
     pub(super) tombstones: BTreeSet<Key>,
+    /// When the times of values are over, by this node's own clock.
+    pub(super) expiring: BTreeSet<(u64, Key)>,
 }
 
 /// A record and the commit that has to be on disk before it may be told to anyone (0: it is).
@@ -139,6 +141,12 @@ impl Stored {
             self.tombstones.insert(key.clone());
         } else if old.is_tombstone() {
             self.tombstones.remove(key);
+        }
+        if old.expires != new.expires {
+            if let Some(at) = old.expires {
+                self.expiring.remove(&(at, key.clone()));
+            }
+            self.expiring.extend(new.expires.map(|at| (at, key.clone())));
         }
         let (was_live, is_live) = (old.is_live(), new.is_live());
         if let Some(count) = self.live.get_mut(bucket_of(key.hash())) {

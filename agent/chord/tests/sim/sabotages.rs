@@ -59,6 +59,7 @@ fn sabotaged(sabotage: Sabotage, seed: u64) {
         | Sabotage::TwinRequest
         | Sabotage::AcceptIsDropped
         | Sabotage::ConditionIsIgnored => vec![Kind::Pause, Kind::Partition],
+        Sabotage::OneClockDecides => vec![Kind::Leap],
     };
     let plan = Plan {
         size: 5,

@@ -45,10 +45,12 @@ pub(crate) enum Sabotage {
     TombstonesVanish,
     /// A condition is not looked at.
     ConditionIsIgnored,
+    /// The time of a value is over when one clock says so.
+    OneClockDecides,
 }
 
 impl Sabotage {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::PrevIsLeftOut,
         Self::BootIsNotRaised,
         Self::SyncedIsLost,
@@ -65,6 +67,7 @@ impl Sabotage {
         Self::VotesAreForgotten,
         Self::TombstonesVanish,
         Self::ConditionIsIgnored,
+        Self::OneClockDecides,
     ];
 }
 
@@ -195,6 +198,7 @@ impl Tamper {
                 let random = &mut self.random;
                 entries.retain(|_| random.chance(0.5));
             }
+            (Some(Sabotage::OneClockDecides), Body::OverdueAre { over }) => over.fill(true),
             (Some(Sabotage::SweptAtOnce), Body::Decided { configs }) => {
                 let call = message.call;
                 let swept = configs.iter().map(|config| Body::Swept { at: config.tag() });

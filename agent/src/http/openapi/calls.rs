@@ -120,7 +120,7 @@ pub(super) const CALLS: &[Call] = &[
             Answer {
                 status: 200,
                 means: "The value, with the media type that was stored with it.",
-                headers: &[Header::ETag, Header::Consistency],
+                headers: &[Header::ETag, Header::Ttl, Header::Consistency],
                 content: Content::Any,
             },
             Answer {
@@ -145,6 +145,7 @@ pub(super) const CALLS: &[Call] = &[
             Parameter::IfMatch,
             Parameter::IfNoneMatchAny,
             Parameter::IdempotencyKey,
+            Parameter::Ttl,
         ],
         body: Body::Value,
         answers: &[tagged(200, "The value was replaced."), tagged(201, "The key was created.")],
@@ -161,7 +162,7 @@ pub(super) const CALLS: &[Call] = &[
         ..change(Route::Key, "put", "setKey", "Set the value of a key")
     },
     Call {
-        parameters: &[Parameter::Key, Parameter::IdempotencyKey],
+        parameters: &[Parameter::Key, Parameter::IdempotencyKey, Parameter::Ttl],
         body: Body::Value,
         answers: &[tagged(201, "The key was created.")],
         problems: &[
