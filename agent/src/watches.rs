@@ -284,7 +284,7 @@ mod tests {
     }
 
     fn value(size: usize) -> Told {
-        let value = Value { content_type: "x".into(), bytes: vec![7; size].into() };
+        let value = Value { content_type: "x".into(), bytes: vec![7; size].into(), ttl: None };
         Told::Value { key: Key::new("a"), value, version: Ballot::ZERO }
     }
 

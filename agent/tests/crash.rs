@@ -31,7 +31,7 @@ fn key(seq: u64, part: u64) -> Key {
 fn record(seq: u64) -> Record {
     // Long enough for tables to be written and merged while batches come in.
     let bytes = seq.to_be_bytes().repeat(256).into();
-    let value = Value { content_type: "x".into(), bytes };
+    let value = Value { content_type: "x".into(), bytes, ttl: None };
     Record { register: Register { value: Some(value), ..Register::ABSENT }, ..Record::EMPTY }
 }
 

@@ -9,6 +9,8 @@ mod documented;
 #[path = "http/events.rs"]
 mod events;
 mod support;
+#[path = "http/ttl.rs"]
+mod ttl;
 #[path = "http/watch.rs"]
 mod watch;
 

@@ -194,7 +194,7 @@ async fn a_queue_that_nobody_empties_has_an_end() {
     let silent = listen("127.0.0.1:0").await;
     let address = silent.local_addr().unwrap().to_string();
     let peer = Peer { node: node(2), address: address.as_str().into() };
-    let value = Value { content_type: "".into(), bytes: vec![0; 1 << 20].into() };
+    let value = Value { content_type: "".into(), bytes: vec![0; 1 << 20].into(), ttl: None };
     let register = Register { value: Some(value), ..Register::ABSENT };
     let body = Body::Promised { accepted: Ballot::ZERO, register };
     let long = Message { call: CallId(1), body };
@@ -260,5 +260,5 @@ async fn an_older_agent_tells_a_newer_one_its_version() {
     stream.write_all(b"\0sky\0\x09whatever a newer version says").await.unwrap();
     let mut answer = [0; 6];
     timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("it answers").unwrap();
-    assert_eq!(&answer, b"\0sky\0\x03");
+    assert_eq!(&answer, b"\0sky\0\x04");
 }

@@ -15,7 +15,7 @@ use sky_agent::store::{Committer, Directory, DirectoryError, Disk, Room, Store};
 use sky_chord::{Cursor, Id, Key, Record, Records, Register, StoreError, Value, Write};
 
 fn record(bytes: impl Into<Bytes>) -> Record {
-    let value = Value { content_type: "text/plain".into(), bytes: bytes.into() };
+    let value = Value { content_type: "text/plain".into(), bytes: bytes.into(), ttl: None };
     Record { register: Register { value: Some(value), ..Register::ABSENT }, ..Record::EMPTY }
 }
 

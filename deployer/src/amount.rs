@@ -44,10 +44,14 @@ pub(crate) fn time(time: Duration) -> String {
     }
 }
 
+/// This moment, in seconds since 1 January 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// A moment, in seconds since 1 January 1970, as `3 hours ago`.
 pub(crate) fn since(moment: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let age = now.saturating_sub(moment);
+    let age = now().saturating_sub(moment);
     let (number, unit) = match age {
         0..120 => (age, "second"),
         120..7200 => (age / 60, "minute"),

@@ -177,6 +177,12 @@ fn moment(text: &str) -> Result<SystemTime, &'static str> {
     )
 }
 
+/// A time in seconds.
+fn ttl(text: &str) -> Result<u64, &'static str> {
+    let seconds = parse_duration(text).map(|time| time.as_secs());
+    seconds.filter(|seconds| *seconds > 0).ok_or("must be a time such as 90s, 10m or 2h")
+}
+
 fn seconds(text: &str) -> Result<u64, &'static str> {
     let number = text.parse().ok().filter(|seconds| *seconds > 0);
     number.ok_or(
@@ -377,6 +383,9 @@ pub enum KvCommand {
         key: String,
         /// The value; - reads it from the standard input
         value: String,
+        /// Keep the value for this time only (90s, 10m, 2h)
+        #[arg(long, value_name = "TIME", value_parser = ttl)]
+        ttl: Option<u64>,
         /// Its ring.
         #[command(flatten)]
         target: Target,
@@ -387,6 +396,9 @@ pub enum KvCommand {
         key: String,
         /// The value; - reads it from the standard input
         value: String,
+        /// Keep the value for this time only (90s, 10m, 2h)
+        #[arg(long, value_name = "TIME", value_parser = ttl)]
+        ttl: Option<u64>,
         /// Its ring.
         #[command(flatten)]
         target: Target,

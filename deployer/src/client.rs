@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderValue};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_TYPE, DATE, ETAG, HeaderMap, HeaderName, HeaderValue,
+};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use sky_api::{ForceRequest, InitRequest, KeyList, LocalKeys, Problem, path};
@@ -46,6 +48,7 @@ pub enum Watched<'a> {
     /// All keys that begin so.
     Prefix(&'a str),
 }
+const TTL: HeaderName = HeaderName::from_static(sky_api::header::TTL);
 
 /// What became of a request for a key.
 pub struct KeyAnswer {
@@ -55,6 +58,8 @@ pub struct KeyAnswer {
     pub etag: Option<String>,
     /// The media type of the body.
     pub content_type: Option<String>,
+    /// How many seconds are left of the time that the value is kept; none if it is for ever.
+    pub ttl: Option<u64>,
     /// The value, or the problem as JSON.
     pub body: Bytes,
 }
@@ -133,12 +138,13 @@ impl Client {
         method: Method,
         key: &str,
         value: Option<Bytes>,
+        ttl: Option<u64>,
     ) -> Result<KeyAnswer> {
         let mut request = self.key_request(agent, method, key);
         if let Some(value) = value {
             request = request.body(value);
         }
-        answer(request, agent).await
+        answer(with_ttl(request, ttl), agent).await
     }
 
     /// [`Self::key`] with the media type of the value.
@@ -148,12 +154,13 @@ impl Client {
         method: Method,
         key: &str,
         value: Option<(&str, &Bytes)>,
+        ttl: Option<u64>,
     ) -> Result<KeyAnswer> {
         let mut request = self.key_request(agent, method, key);
         if let Some((content_type, value)) = value {
             request = request.header(CONTENT_TYPE, content_type).body(value.clone());
         }
-        answer(request, agent).await
+        answer(with_ttl(request, ttl), agent).await
     }
 
     /// A page of all keys from a place on, as [`KeyList`] if it is a success.
@@ -231,6 +238,14 @@ pub fn problem(agent: &str, status: StatusCode, body: &[u8]) -> Error {
     }
 }
 
+/// A request to keep a value for so many seconds.
+fn with_ttl(request: RequestBuilder, seconds: Option<u64>) -> RequestBuilder {
+    match seconds {
+        Some(seconds) => request.header(TTL, seconds),
+        None => request,
+    }
+}
+
 async fn answer(request: RequestBuilder, agent: &str) -> Result<KeyAnswer> {
     let failed = || format!("no answer from the agent at {agent}");
     let response = request.send().await.during(failed)?;
@@ -242,6 +257,7 @@ async fn answer(request: RequestBuilder, agent: &str) -> Result<KeyAnswer> {
         status: response.status(),
         etag: header(ETAG),
         content_type: header(CONTENT_TYPE),
+        ttl: header(TTL).and_then(|text| text.parse().ok()),
         body: response.bytes().await.during(failed)?,
     })
 }

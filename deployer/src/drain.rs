@@ -177,7 +177,7 @@ async fn read_back(
 async fn is_found(deployment: &Deployment, agent: &str, key: &str) -> Result<bool> {
     let begun = Instant::now();
     loop {
-        let error = match deployment.client.key(agent, Method::HEAD, key, None).await {
+        let error = match deployment.client.key(agent, Method::HEAD, key, None, None).await {
             Ok(answer) if answer.status == StatusCode::OK => return Ok(true),
             Ok(answer) if answer.status == StatusCode::NOT_FOUND => return Ok(false),
             Ok(answer) => crate::client::problem(agent, answer.status, &answer.body),

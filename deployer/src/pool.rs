@@ -81,9 +81,12 @@ impl<'a> Pool<'a> {
         method: &Method,
         key: &str,
         value: Option<(&str, &Bytes)>,
+        ttl: Option<u64>,
     ) -> Result<Answered> {
-        self.ask(async |client, agent| client.typed_key(agent, method.clone(), key, value).await)
-            .await
+        self.ask(async |client, agent| {
+            client.typed_key(agent, method.clone(), key, value, ttl).await
+        })
+        .await
     }
 
     async fn ask(&self, ask: impl AsyncFn(&Client, &str) -> Result<KeyAnswer>) -> Result<Answered> {

@@ -11,7 +11,7 @@ const SILENT_FOR: Duration = Duration::from_secs(30);
 
 /// One event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Event {
+pub(crate) struct Event {
     /// The place to go on from, if it tells one.
     pub id: Option<String>,
     /// What it says; empty if it only tells the place.
@@ -19,19 +19,19 @@ pub struct Event {
 }
 
 /// The events of a response.
-pub struct Events {
+pub(crate) struct Events {
     response: Response,
     parser: Parser,
 }
 
 impl Events {
     /// The events that come with this response.
-    pub fn new(response: Response) -> Self {
+    pub(crate) fn new(response: Response) -> Self {
         Self { response, parser: Parser::default() }
     }
 
     /// The next event; none if the agent has ended them.
-    pub async fn next(&mut self) -> Result<Option<Event>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Event>> {
         loop {
             if let Some(event) = self.parser.next() {
                 return Ok(Some(event));

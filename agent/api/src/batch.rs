@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Problem;
+use crate::{MAX_TTL_S, Problem};
 
 /// The most operations of one batch.
 pub const MAX_OPERATIONS: usize = 256;
@@ -53,6 +53,10 @@ pub enum BatchOperation {
         /// The media type to store with it; `application/octet-stream` if left out.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         content_type: Option<String>,
+        /// As the header `TTL`: how many seconds the value is kept, for ever if left out.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        #[schemars(range(min = 1, max = MAX_TTL_S))]
+        ttl: Option<u64>,
         /// As the header `If-Match`: `*`, or quoted tags.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         if_match: Option<String>,
@@ -116,6 +120,9 @@ pub struct BatchResult {
     /// The value that was read: text if it is UTF-8, else base64.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub value: Option<Content>,
+    /// How many seconds are left of the time that the value is kept, if it is not for ever.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ttl: Option<u64>,
     /// Why the operation was refused; with every status from 400 on.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub problem: Option<Problem>,

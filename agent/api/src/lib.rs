@@ -16,6 +16,9 @@ pub const DEFAULT_PORT: u16 = 4321;
 /// The longest key, in bytes of UTF-8.
 pub const MAX_KEY_BYTES: usize = 1024;
 
+/// The longest time that a value can be kept for, in seconds: a hundred years.
+pub const MAX_TTL_S: u64 = 100 * 365 * 24 * 3600;
+
 /// Paths of an agent.
 pub mod path {
     /// Keys: `/kv` lists, `/kv/{key}` is one of them.
@@ -60,6 +63,8 @@ pub mod header {
     pub const AUTHORIZATION: &str = "authorization";
     /// The id of a request: the client's if it sends one, else the agent's; in every answer.
     pub const REQUEST_ID: &str = "x-request-id";
+    /// How many seconds a value is kept; on an answer, how many of them are left (as in RFC 8030, 5.2).
+    pub const TTL: &str = "ttl";
     /// `any` on an answer that one copy gave (`?consistency=any`): it may be old.
     pub const CONSISTENCY: &str = "sky-consistency";
 }

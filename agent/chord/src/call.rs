@@ -40,6 +40,8 @@ pub(crate) enum RangeCall {
     Compare(PassId, CompareStep),
     /// Part of the collection of tombstones.
     Collect(RangeTag, CollectStep),
+    /// Whether members think that the time of some values is over.
+    Expiry(PassId),
     /// Whether a node is ready to become a member.
     Clear(RangeTag),
     /// A decision in a slot.

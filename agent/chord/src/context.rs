@@ -40,6 +40,8 @@ pub(crate) struct Context {
     gated: VecDeque<(u64, Output)>,
     writes: Vec<Write>,
     lookups: Vec<(crate::Id, LookupPurpose)>,
+    /// What the wall clock showed when the node was started, and when that was.
+    pub(crate) wall_at_start: (u64, Time),
     /// The number of the last commit handed out.
     issued: u64,
     /// The number of the last commit known to be on disk.
@@ -64,10 +66,18 @@ impl Context {
             gated: VecDeque::new(),
             writes: Vec::new(),
             lookups: Vec::new(),
+            wall_at_start: (0, now),
             issued: 0,
             persisted: 0,
             broken: false,
         }
+    }
+
+    /// This node's own clock, which goes on while it is not running: microseconds of the wall clock at its
+    /// start, and those that went by since.
+    pub(crate) fn wall(&self) -> u64 {
+        let (wall, start) = self.wall_at_start;
+        wall.saturating_add(self.now.as_micros().saturating_sub(start.as_micros()))
     }
 
     /// Asks a question. Its answer or its time-out comes back with `purpose`.

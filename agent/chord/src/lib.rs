@@ -52,7 +52,7 @@ pub use id::{Id, InvalidId, Space};
 pub use lookup::Path;
 pub use message::{Body, CallId, MemberEntry, MemberStatus, Message, NextHop, Refusal, ScanEntry};
 pub use node::{Node, Start, StartError};
-pub use record::{Done, Effect, Key, REQUEST_IDS_KEPT, Record, Register, RequestId, Value};
+pub use record::{Done, Effect, Key, REQUEST_IDS_KEPT, Record, Register, RequestId, Ttl, Value};
 pub use request::{
     Answer, Condition, Consistency, Cursor, Failure, Hop, ListedKey, LocalKey, Operation, Reply,
     Request, RingId, Subject, Trace, WATCHED_KEYS_MAX, WATCHES_MAX, WatchId, segments,

@@ -202,6 +202,18 @@ pub enum Body {
     },
     /// The answer to [`Body::Collect`]: those not needed any more are gone.
     Collected,
+    /// Of which of these values is the time over, by your own clock?
+    Overdue {
+        /// The range and epoch.
+        at: RangeTag,
+        /// Keys, and the versions of their values.
+        keys: Vec<(Key, Ballot)>,
+    },
+    /// The answer to [`Body::Overdue`].
+    OverdueAre {
+        /// For each key in turn; false also if another version is held.
+        over: Vec<bool>,
+    },
     /// You are about to become a member of this range again or for the first time: take up this epoch, in
     /// which you have no part, and forget whatever you hold of an earlier one.
     Clear {
@@ -304,6 +316,7 @@ impl Body {
                 | Self::Digested { .. }
                 | Self::TombstonesHeld { .. }
                 | Self::Collected
+                | Self::OverdueAre { .. }
                 | Self::Cleared
                 | Self::SlotPromised { .. }
                 | Self::SlotAccepted

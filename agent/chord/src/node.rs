@@ -38,6 +38,9 @@ pub struct Start {
     pub meta: Vec<(String, Bytes)>,
     /// The seed of all its random choices.
     pub seed: u64,
+    /// What the machine's wall clock shows, in microseconds. From here on the node counts for itself: it
+    /// does not follow a clock that is set.
+    pub wall: u64,
 }
 
 /// Why a node cannot start from its store.
@@ -84,8 +87,9 @@ impl<R: Records> Node<R> {
     /// # Errors
     /// If its own state or its keys cannot be read.
     pub fn start(now: Time, start: Start, records: R) -> Result<Self, StartError> {
-        let Start { me, boot, settings, meta, seed } = start;
+        let Start { me, boot, settings, meta, seed, wall } = start;
         let mut ctx = Context::new(now, me, boot, settings, seed);
+        ctx.wall_at_start = (wall, now);
         let ring_id = read_meta(&meta, RING_ID_META)?;
         let members = Membership::new(&ctx, read_meta(&meta, MEMBERS_META)?);
         let ring = Ring::new(&mut ctx, read_meta(&meta, RING_META)?);
@@ -398,7 +402,8 @@ impl<R: Records> Node<R> {
             | Body::Scan { .. }
             | Body::Digest { .. }
             | Body::Tombstones { .. }
-            | Body::Collect { .. }) => ranges.on_question(w, from, call, question),
+            | Body::Collect { .. }
+            | Body::Overdue { .. }) => ranges.on_question(w, from, call, question),
             // Answers do not come here.
             _ => {}
         }

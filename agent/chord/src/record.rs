@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -66,12 +67,37 @@ pub struct Value {
     pub content_type: Arc<str>,
     /// The bytes.
     pub bytes: Bytes,
+    /// How long it is kept, if not for ever.
+    pub ttl: Option<Ttl>,
 }
 
 impl Value {
     /// A short digest of media type and bytes, to compare copies by.
     pub fn digest(&self) -> u64 {
         xxh3_64_with_seed(&self.bytes, xxh3_64(self.content_type.as_bytes()))
+    }
+}
+
+/// How long a value is kept after it was written. What is left is told as a span and never as a date, so
+/// that the clocks of nodes need not agree: each counts by its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ttl {
+    /// The whole time, in milliseconds, as the client gave it.
+    pub whole_ms: u64,
+    /// What is left of it, as far as the one who says so can tell.
+    pub left_ms: u64,
+}
+
+impl Ttl {
+    /// That of a value written now.
+    pub fn new(whole: Duration) -> Self {
+        let whole_ms = u64::try_from(whole.as_millis()).unwrap_or(u64::MAX);
+        Self { whole_ms, left_ms: whole_ms }
+    }
+
+    /// As if nothing had gone by yet.
+    pub const fn anew(self) -> Self {
+        Self { left_ms: self.whole_ms, ..self }
     }
 }
 
@@ -185,12 +211,18 @@ pub struct Record {
     pub accepted: Ballot,
     /// What was accepted.
     pub register: Register,
+    /// When the value's time is over, in microseconds on this node's own clock, if it has a [`Ttl`].
+    pub expires: Option<u64>,
 }
 
 impl Record {
     /// A key this node has heard nothing of.
-    pub const EMPTY: Self =
-        Self { promised: Ballot::ZERO, accepted: Ballot::ZERO, register: Register::ABSENT };
+    pub const EMPTY: Self = Self {
+        promised: Ballot::ZERO,
+        accepted: Ballot::ZERO,
+        register: Register::ABSENT,
+        expires: None,
+    };
 
     /// Whether a value is held (neither nothing nor a tombstone).
     pub const fn is_live(&self) -> bool {
@@ -210,14 +242,60 @@ impl Record {
     /// Reads the stored form; `None` if it is damaged or of a newer format.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (format, rest) = bytes.split_first()?;
-        if *format != RECORD_FORMAT {
-            return None;
+        match *format {
+            RECORD_FORMAT => postcard::from_bytes(rest).ok(),
+            first::FORMAT => postcard::from_bytes::<first::Record>(rest).ok().map(Self::from),
+            _ => None,
         }
-        postcard::from_bytes(rest).ok()
     }
 }
 
-const RECORD_FORMAT: u8 = 1;
+const RECORD_FORMAT: u8 = 2;
+
+/// The first format of records, of agents that knew of no [`Ttl`].
+mod first {
+    use super::{Arc, Ballot, Bytes, Deserialize, Done};
+
+    pub(super) const FORMAT: u8 = 1;
+
+    #[derive(Deserialize)]
+    #[cfg_attr(test, derive(serde::Serialize))]
+    pub(super) struct Record {
+        pub(super) promised: Ballot,
+        pub(super) accepted: Ballot,
+        pub(super) register: Register,
+    }
+
+    #[derive(Deserialize)]
+    #[cfg_attr(test, derive(serde::Serialize))]
+    pub(super) struct Register {
+        pub(super) version: Ballot,
+        pub(super) value: Option<Value>,
+        pub(super) done: Vec<Done>,
+        pub(super) forgotten: u64,
+    }
+
+    #[derive(Deserialize)]
+    #[cfg_attr(test, derive(serde::Serialize))]
+    pub(super) struct Value {
+        pub(super) content_type: Arc<str>,
+        pub(super) bytes: Bytes,
+    }
+}
+
+impl From<first::Record> for Record {
+    fn from(record: first::Record) -> Self {
+        let first::Record { promised, accepted, register } = record;
+        let first::Register { version, value, done, forgotten } = register;
+        let value = value.map(|first::Value { content_type, bytes }| Value {
+            content_type,
+            bytes,
+            ttl: None,
+        });
+        let register = Register { version, value, done, forgotten };
+        Self { promised, accepted, register, expires: None }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -256,14 +334,37 @@ mod tests {
     fn damaged_records_are_refused() {
         let record = Record {
             register: Register {
-                value: Some(Value { content_type: "text/plain".into(), bytes: "v".into() }),
+                value: Some(Value {
+                    content_type: "text/plain".into(),
+                    bytes: "v".into(),
+                    ttl: Some(Ttl::new(Duration::from_secs(1))),
+                }),
                 ..Register::ABSENT
             },
+            expires: Some(7),
             ..Record::EMPTY
         };
         let bytes = record.to_bytes();
         assert_eq!(Record::from_bytes(&bytes), Some(record));
         assert_eq!(Record::from_bytes(&bytes[..bytes.len() - 1]), None);
         assert_eq!(Record::from_bytes(&[9]), None);
+    }
+
+    #[test]
+    fn records_of_the_first_format_are_read() {
+        let value = first::Value { content_type: "text/plain".into(), bytes: "v".into() };
+        let (version, done) = (Ballot { epoch: 3, ..Ballot::ZERO }, Vec::new());
+        let old = first::Record {
+            promised: version,
+            accepted: version,
+            register: first::Register { version, value: Some(value), done, forgotten: 9 },
+        };
+        let bytes = postcard::to_extend(&old, vec![first::FORMAT]).unwrap();
+        let record = Record::from_bytes(&bytes).unwrap();
+        assert_eq!((record.promised, record.accepted, record.expires), (version, version, None));
+        let Register { version: told, value, forgotten, .. } = record.register;
+        assert_eq!((told, forgotten), (version, 9));
+        let Value { content_type, bytes, ttl } = value.unwrap();
+        assert_eq!((&*content_type, &*bytes, ttl), ("text/plain", &b"v"[..], None));
     }
 }

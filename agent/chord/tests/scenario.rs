@@ -269,6 +269,7 @@ fn machine(letter: &str) -> usize {
 }
 
 fn put(key: &str, value: &str) -> Operation {
-    let value = Value { content_type: "text/plain".into(), bytes: value.to_owned().into() };
+    let value =
+        Value { content_type: "text/plain".into(), bytes: value.to_owned().into(), ttl: None };
     Operation::Put { key: Key::new(key), value, condition: Condition::Always }
 }

@@ -77,6 +77,7 @@ async fn carry_out(api: &Api, operation: BatchOperation) -> Result<Outcome, Refu
             key,
             value,
             content_type,
+            ttl,
             if_match,
             if_none_match,
             idempotency_key,
@@ -91,7 +92,8 @@ async fn carry_out(api: &Api, operation: BatchOperation) -> Result<Outcome, Refu
             }
             let given = idempotency(idempotency_key.as_deref())?;
             let id = kv::request_id(api, &Method::PUT, &condition, given)?;
-            let value = Value { content_type: content_type.as_str().into(), bytes };
+            let ttl = ttl.map(kv::ttl_of).transpose()?;
+            let value = Value { content_type: content_type.as_str().into(), bytes, ttl };
             kv::write(api, id, key, value, condition).await
         }
         BatchOperation::Delete { key, if_match, idempotency_key } => {
@@ -173,6 +175,7 @@ fn result(outcome: Outcome) -> BatchResult {
             etag: Some(etag::text(&version)),
             content_type: Some(value.content_type.to_string()),
             value: Some(content(&value.bytes)),
+            ttl: value.ttl.map(kv::seconds_left),
             ..result
         },
         Outcome::NotModified(version) | Outcome::Stored { version, .. } => {

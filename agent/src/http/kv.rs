@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use futures_util::Stream;
 use serde::Deserialize;
-use sky_api::{Code, KeyEntry, KeyList};
+use sky_api::{Code, KeyEntry, KeyList, MAX_TTL_S};
 use sky_chord::{
     Answer, Ballot, Condition, Consistency, Cursor, Id, Key, ListedKey, Operation, Reply, Request,
-    RequestId, Value,
+    RequestId, Ttl, Value,
 };
 use warp::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use warp::http::{Method, StatusCode};
@@ -29,6 +29,7 @@ const PAGE: (u32, u32) = (100, 1000);
 pub(super) const OCTETS: &str = "application/octet-stream";
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(sky_api::header::IDEMPOTENCY_KEY);
+const TTL: HeaderName = HeaderName::from_static(sky_api::header::TTL);
 const CONSISTENCY: HeaderName = HeaderName::from_static(sky_api::header::CONSISTENCY);
 
 /// The parameters that `/kv` and `/kv/{key}` understand.
@@ -162,8 +163,33 @@ fn found(value: Value, version: &Ballot) -> Response {
     // A stored HTML page must not act with the rights of the agent's own page.
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    if let Some(ttl) = value.ttl {
+        headers.insert(TTL, seconds_left(ttl).into());
+    }
     insert_etag(headers, version);
     response
+}
+
+/// What is left of a value's time, in whole seconds, rounded up.
+pub(super) fn seconds_left(ttl: Ttl) -> u64 {
+    ttl.left_ms.div_ceil(1000)
+}
+
+/// How long a value is to be kept.
+pub(super) fn ttl_of(seconds: u64) -> Result<Ttl, Refused> {
+    if (1..=MAX_TTL_S).contains(&seconds) {
+        return Ok(Ttl::new(Duration::from_secs(seconds)));
+    }
+    let detail = format!("A TTL is a whole number of seconds from 1 to {MAX_TTL_S}.");
+    Err(Refused::new(Code::BadRequest, detail).hint("Leave it out to keep the value for ever."))
+}
+
+/// The `TTL` header of a request.
+fn ttl(headers: &HeaderMap) -> Result<Option<Ttl>, Refused> {
+    let Some(header) = headers.get(TTL) else { return Ok(None) };
+    let is_number = |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let seconds = header.to_str().ok().filter(is_number).and_then(|text| text.parse().ok());
+    ttl_of(seconds.unwrap_or(0)).map(Some)
 }
 
 async fn store<B: Buf>(
@@ -185,9 +211,10 @@ async fn store<B: Buf>(
         let hint = "Send the bytes without that header; name the format in Content-Type.";
         return Err(Refused::new(Code::UnsupportedMediaType, detail).hint(hint));
     }
+    let ttl = ttl(headers)?;
     let id = request_id(api, method, &condition, idempotency_key(headers))?;
     let bytes = body::collect(headers, body, api.max_value_bytes).await?;
-    let value = Value { content_type: content_type.into(), bytes };
+    let value = Value { content_type: content_type.into(), bytes, ttl };
     match write(api, id, key.clone(), value, condition).await {
         Err(refused) if *method == Method::POST && refused.is(Code::PreconditionFailed) => {
             let detail = format!("The key {} exists already.", quoted(&key));

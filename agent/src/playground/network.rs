@@ -116,6 +116,7 @@ impl Network {
             settings: self.settings.clone(),
             meta: Vec::new(),
             seed: self.seed ^ self.count,
+            wall: self.now.as_micros(),
         };
         let started = Node::start(self.now, start, NoKeys).map_err(|error| error.to_string())?;
         let mut members = self.places.values();

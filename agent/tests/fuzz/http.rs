@@ -50,7 +50,7 @@ impl Agent {
         let settings = sky_chord::Settings::default();
         let meta = store.meta().unwrap();
         let (handle, driver) = Driver::new(Parts {
-            start: Start { me: me.clone(), boot: 1, settings, meta, seed: 1 },
+            start: Start { me: me.clone(), boot: 1, settings, meta, seed: 1, wall: 0 },
             store,
             committer,
             rpc: Rpc::new(me, None, events, Arc::default()),

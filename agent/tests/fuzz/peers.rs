@@ -109,7 +109,7 @@ fn peers_may_send_any_bytes() {
 fn messages() -> Vec<Body> {
     let at = RangeTag { hi: Id::MAX, epoch: 3 };
     let ballot = Ballot { epoch: 3, round: 2, node: node(1), boot: 1 };
-    let value = Value { content_type: "text/plain".into(), bytes: "value".into() };
+    let value = Value { content_type: "text/plain".into(), bytes: "value".into(), ttl: None };
     let register = Register { version: ballot, value: Some(value.clone()), ..Register::ABSENT };
     let (lo, hi, members, prev) = (Id::MIN, Id::MAX, vec![peer(1), peer(2)], vec![peer(3)]);
     let config =

@@ -40,7 +40,7 @@ impl Seen {
 }
 
 pub(crate) fn record(bytes: impl Into<Bytes>) -> Record {
-    let value = Value { content_type: "x".into(), bytes: bytes.into() };
+    let value = Value { content_type: "x".into(), bytes: bytes.into(), ttl: None };
     Record { register: Register { value: Some(value), ..Register::ABSENT }, ..Record::EMPTY }
 }
 

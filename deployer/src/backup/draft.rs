@@ -166,7 +166,8 @@ mod tests {
 
     fn block(arc: usize, key: &str, next: Option<&str>) -> Block {
         let value = Bytes::from_static(b"v");
-        let entry = Entry { key: key.to_owned(), content_type: "t".to_owned(), value };
+        let entry =
+            Entry { key: key.to_owned(), content_type: "t".to_owned(), value, expires: None };
         Block { arc, next: next.map(str::to_owned), entries: vec![entry] }
     }
 

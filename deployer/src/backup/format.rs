@@ -1,5 +1,7 @@
 //! The parts of a backup, and their bytes.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -8,7 +10,7 @@ use sky_chord::Id;
 /// The first bytes of every backup; the last one is the version of the format.
 pub(super) const MAGIC: &[u8; 8] = b"SKYBACK1";
 /// The version in a header.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 /// Into how many arcs the circle is cut.
 pub(crate) const ARCS: usize = 16;
 /// The bytes of a frame before its body.
@@ -55,6 +57,21 @@ pub(crate) struct Entry {
     pub(crate) content_type: String,
     /// The value.
     pub(crate) value: Bytes,
+    /// When the time is over for which it is kept, in seconds since 1 January 1970; none if it is for ever.
+    pub(crate) expires: Option<u64>,
+}
+
+impl Entry {
+    /// Whether both hold the same, however long.
+    pub(crate) fn holds_the_same(&self, other: &Self) -> bool {
+        let content = |entry: &Self| (entry.content_type.clone(), entry.value.clone());
+        content(self) == content(other)
+    }
+
+    /// How many seconds are left at this moment, in seconds since 1970; none if it is kept for ever.
+    pub(crate) fn left(&self, now: u64) -> Option<u64> {
+        self.expires.map(|expires| expires.saturating_sub(now))
+    }
 }
 
 /// The end of a complete backup.
@@ -132,8 +149,8 @@ pub(super) fn digest(before: &[u8; DIGEST], head: &[u8; HEAD], body: &[u8]) -> [
     sha.finalize().into()
 }
 
-/// The body of a block's frame, and where its records begin. None if a part of it is too long.
-pub(super) fn encode(block: &Block) -> Option<(Vec<u8>, usize)> {
+/// The body of a block's frame, and where its records are. None if a part of it is too long.
+pub(super) fn encode(block: &Block) -> Option<(Vec<u8>, Range<usize>)> {
     let mut body = vec![u8::try_from(block.arc).ok()?];
     put_text(&mut body, block.next.as_deref().unwrap_or_default())?;
     body.extend(u32::try_from(block.entries.len()).ok()?.to_le_bytes());
@@ -144,6 +161,13 @@ pub(super) fn encode(block: &Block) -> Option<(Vec<u8>, usize)> {
         body.extend(u32::try_from(entry.value.len()).ok()?.to_le_bytes());
         body.extend_from_slice(&entry.value);
     }
+    let records = records..body.len();
+    for (number, entry) in (0u32..).zip(&block.entries) {
+        if let Some(expires) = entry.expires {
+            body.extend(number.to_le_bytes());
+            body.extend(expires.to_le_bytes());
+        }
+    }
     Some((body, records))
 }
 
@@ -153,8 +177,8 @@ fn put_text(body: &mut Vec<u8>, text: &str) -> Option<()> {
     Some(())
 }
 
-/// Reads what [`encode`] wrote, and where the records begin; none if it is something else.
-pub(super) fn decode(body: Bytes) -> Option<(Block, usize)> {
+/// Reads what [`encode`] wrote, and where the records are; none if it is something else.
+pub(super) fn decode(body: Bytes) -> Option<(Block, Range<usize>)> {
     let mut rest = Parts { body, at: 0 };
     let arc = usize::from(rest.array::<1>()?[0]);
     let next = Some(rest.text()?).filter(|next| !next.is_empty());
@@ -164,10 +188,19 @@ pub(super) fn decode(body: Bytes) -> Option<(Block, usize)> {
     for _ in 0..count {
         let (key, content_type) = (rest.text()?, rest.text()?);
         let length = u32::from_le_bytes(rest.array()?) as usize;
-        entries.push(Entry { key, content_type, value: rest.take(length)? });
+        entries.push(Entry { key, content_type, value: rest.take(length)?, expires: None });
     }
-    let is_whole = rest.at == rest.body.len() && arc < ARCS;
-    is_whole.then_some((Block { arc, next, entries }, records))
+    let records = records..rest.at;
+    let mut last = None;
+    while rest.at < rest.body.len() {
+        let number = u32::from_le_bytes(rest.array()?);
+        // Each once, in their order.
+        if last.replace(number).is_some_and(|last| last >= number) {
+            return None;
+        }
+        entries.get_mut(number as usize)?.expires = Some(u64::from_le_bytes(rest.array()?));
+    }
+    (arc < ARCS).then_some((Block { arc, next, entries }, records))
 }
 
 struct Parts {

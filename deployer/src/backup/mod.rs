@@ -7,8 +7,9 @@
 //!          check   the first bytes of the SHA-256 of kind, number and length
 //!          digest  the SHA-256 of the digest of the frame before (none: zeros), kind, number, length, body
 //! header   'H'  JSON: format, ring, ring_id, id (random), begun (seconds since 1970)
-//! block    'B'  arc u8  place u16+text  count u32  record...
+//! block    'B'  arc u8  place u16+text  count u32  record...  end...
 //!          record  key u16+text  media type u16+text  value u32+bytes
+//!          end     number of the record u32  seconds since 1970 u64; from format 2 on, for keys with a TTL
 //! trailer  'T'  JSON: keys, bytes, blocks, content
 //! ```
 //!

@@ -34,7 +34,7 @@ pub(crate) enum Damage {
     #[error("it does not begin like a backup of sky-deploy")]
     NotABackup,
     /// It has a later format.
-    #[error("it has format {0}, this program knows format {FORMAT}")]
+    #[error("it has format {0}, this program knows those up to {FORMAT}")]
     Newer(String),
     /// It ends too early.
     #[error("it is incomplete: it ends at byte {at}, {within}")]
@@ -110,7 +110,7 @@ impl<R: Read> Reader<R> {
         };
         reader.header = serde_json::from_slice(&body)
             .map_err(|error| reader.changed(body.len(), &format!("its header: {error}")))?;
-        if reader.header.format != FORMAT {
+        if !(1..=FORMAT).contains(&reader.header.format) {
             return Err(Damage::Newer(reader.header.format.to_string()));
         }
         Ok(reader)
@@ -154,7 +154,7 @@ impl<R: Read> Reader<R> {
                 let Some((block, records)) = format::decode(body.clone()) else {
                     return Err(self.changed(length, "a block is not understood"));
                 };
-                self.tally.add(&block, body.get(records..).unwrap_or_default());
+                self.tally.add(&block, body.get(records).unwrap_or_default());
                 Ok(Some(Frame::Block(block)))
             }
             TRAILER => {
@@ -241,6 +241,7 @@ mod tests {
             key: key.to_owned(),
             content_type: "text/plain".to_owned(),
             value: Bytes::from_static(value),
+            expires: (key == "b").then_some(1_800_000_000),
         };
         let next = Some("k00".to_owned());
         vec![

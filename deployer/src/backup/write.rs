@@ -33,7 +33,7 @@ impl<W: Write> Writer<W> {
             || io::Error::other("a value, or the text of a key, is too long for a backup");
         let (body, records) = format::encode(block).ok_or_else(too_long)?;
         self.frame(BLOCK, &body)?;
-        self.tally.add(block, body.get(records..).unwrap_or_default());
+        self.tally.add(block, body.get(records).unwrap_or_default());
         // What was handed over is there even if this process is killed.
         self.out.flush()
     }

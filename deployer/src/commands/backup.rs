@@ -346,13 +346,14 @@ async fn values(pool: &Pool<'_>, keys: &[KeyEntry], progress: &Progress) -> Resu
 
 /// A key with its value; none if it does not exist.
 pub(super) async fn value(pool: &Pool<'_>, key: &str) -> Result<Option<Entry>> {
-    let found = pool.key(&Method::GET, key, None).await?;
+    let found = pool.key(&Method::GET, key, None, None).await?;
     if found.answer.status == StatusCode::NOT_FOUND {
         return Ok(None);
     }
     let answer = found.success()?.answer;
     let content_type = answer.content_type.unwrap_or_else(|| OCTETS.to_owned());
-    Ok(Some(Entry { key: key.to_owned(), content_type, value: answer.body }))
+    let expires = answer.ttl.map(|left| crate::amount::now().saturating_add(left));
+    Ok(Some(Entry { key: key.to_owned(), content_type, value: answer.body, expires }))
 }
 
 #[cfg(test)]

@@ -16,17 +16,17 @@ use crate::error::{During, Error, Result};
 pub(super) async fn run(context: &Context<'_>, command: KvCommand) -> Result<ExitCode> {
     match command {
         KvCommand::Get { key, target } => {
-            let value = request(&target.inventory, Method::GET, &key, None).await?;
+            let value = request(&target.inventory, Method::GET, &key, None, None).await?;
             context.printer.value(&value);
         }
-        KvCommand::Put { key, value, target } => {
-            change(context, &target.inventory, Method::PUT, &key, Some(&value)).await?;
+        KvCommand::Put { key, value, ttl, target } => {
+            change(context, &target.inventory, Method::PUT, &key, Some(&value), ttl).await?;
         }
-        KvCommand::Create { key, value, target } => {
-            change(context, &target.inventory, Method::POST, &key, Some(&value)).await?;
+        KvCommand::Create { key, value, ttl, target } => {
+            change(context, &target.inventory, Method::POST, &key, Some(&value), ttl).await?;
         }
         KvCommand::Delete { key, target } => {
-            change(context, &target.inventory, Method::DELETE, &key, None).await?;
+            change(context, &target.inventory, Method::DELETE, &key, None, None).await?;
         }
         KvCommand::Watch(args) => return super::watch::run(context, &args).await,
         KvCommand::List { target, prefix } => list(context, &target.inventory, &prefix).await?,
@@ -40,10 +40,11 @@ async fn change(
     method: Method,
     key: &str,
     value: Option<&str>,
+    ttl: Option<u64>,
 ) -> Result<()> {
     let value = value.map(read_value).transpose()?;
     let done = if value.is_some() { "stored" } else { "deleted" };
-    request(inventory, method, key, value).await?;
+    request(inventory, method, key, value, ttl).await?;
     context.printer.say(format_args!("{done} {key}"));
     Ok(())
 }
@@ -62,6 +63,7 @@ async fn request(
     method: Method,
     key: &str,
     value: Option<Bytes>,
+    ttl: Option<u64>,
 ) -> Result<Bytes> {
     if matches!(key, "" | "." | "..") {
         return Err(Error::new(format!("`{key}` cannot be a key"))
@@ -70,7 +72,7 @@ async fn request(
     let deployment = Deployment::open(inventory).await?;
     let agents = deployment.agents().await?;
     let agent = agents.first().map(String::as_str).unwrap_or_default();
-    let answer = deployment.client.key(agent, method, key, value).await?;
+    let answer = deployment.client.key(agent, method, key, value, ttl).await?;
     if answer.status.is_success() {
         return Ok(answer.body);
     }

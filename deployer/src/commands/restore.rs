@@ -16,7 +16,7 @@ use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::{Context, backup, interruptible_with};
-use crate::amount::{bytes, count, rate, since};
+use crate::amount::{bytes, count, now, rate, since};
 use crate::backup::{Block, Damage, Entry, Feed, Header, Part, Place, Trailer};
 use crate::cli::RestoreArgs;
 use crate::deployment::Deployment;
@@ -64,6 +64,9 @@ struct Contents {
     damage: Option<Damage>,
 }
 
+/// By how many seconds the clocks of this machine and of the agents may differ.
+const CLOCKS_APART: u64 = 5;
+
 /// What came of it.
 #[derive(Debug, Default, Serialize)]
 struct Counts {
@@ -75,6 +78,8 @@ struct Counts {
     present: Cell<u64>,
     /// Keys that had another value and kept it.
     kept: Cell<u64>,
+    /// Keys whose time was over.
+    expired: Cell<u64>,
     /// The bytes of all values.
     bytes: Cell<u64>,
     /// Some of the keys that kept another value.
@@ -177,7 +182,11 @@ async fn restore(
     let of = contents.as_ref().map(|contents| contents.holds.keys);
     job.store(place, contents.as_ref().is_some_and(|it| it.damage.is_some()), done, of).await?;
     let mut said = format!("{} keys stored in {ring}", count(counts.stored.get()));
-    for (number, what) in [(&counts.present, "had their value"), (&counts.kept, "kept another")] {
+    for (number, what) in [
+        (&counts.present, "had their value"),
+        (&counts.kept, "kept another"),
+        (&counts.expired, "were past their time"),
+    ] {
         if number.get() > 0 {
             said.push_str(&format!(", {} {what}", count(number.get())));
         }
@@ -332,8 +341,8 @@ impl Job<'_> {
     }
 
     fn show(&self, begun: Instant, of: Option<u64>) {
-        let Counts { before, stored, present, kept, bytes: size, .. } = self.counts;
-        let keys = stored.get() + present.get() + kept.get();
+        let Counts { before, stored, present, kept, expired, bytes: size, .. } = self.counts;
+        let keys = stored.get() + present.get() + kept.get() + expired.get();
         let of = of.map_or_else(String::new, |of| format!(" of {}", count(of)));
         self.printer.passing(format_args!(
             "{}{of} keys, {}, {}",
@@ -349,20 +358,26 @@ impl Job<'_> {
     }
 
     async fn store_key(&self, entry: &Entry) -> Result<()> {
-        let Entry { key, content_type, value } = entry;
+        let Entry { key, content_type, value, .. } = entry;
+        let ttl = entry.left(now());
+        if ttl == Some(0) {
+            add(&self.counts.expired, 1);
+            return Ok(());
+        }
         // A key that somebody else makes meanwhile is not replaced unless that is asked for.
         let method = match self.existing {
             Existing::Overwrite => Method::PUT,
             Existing::Refuse | Existing::Skip => Method::POST,
         };
-        let answered = self.pool.key(&method, key, Some((content_type, value))).await?;
+        let answered = self.pool.key(&method, key, Some((content_type, value)), ttl).await?;
         add(&self.counts.bytes, value.len() as u64);
         if answered.answer.status != StatusCode::CONFLICT {
             answered.success()?;
             add(&self.counts.stored, 1);
             return Ok(());
         }
-        if backup::value(self.pool, key).await?.as_ref() == Some(entry) {
+        let there = backup::value(self.pool, key).await?;
+        if there.is_some_and(|there| there.holds_the_same(entry)) {
             add(&self.counts.present, 1);
         } else {
             add(&self.counts.kept, 1);
@@ -380,7 +395,9 @@ impl Job<'_> {
             let (right, missing, other, counts) = (&right, &missing, &other, &counts);
             async move {
                 match backup::value(self.pool, &entry.key).await? {
-                    Some(found) if found == entry => add(right, 1),
+                    Some(found) if found.holds_the_same(&entry) => add(right, 1),
+                    // It was gone before, or is by now; clocks may differ by a little.
+                    None if entry.left(now()).is_some_and(|left| left <= CLOCKS_APART) => {}
                     found => {
                         add(if found.is_some() { other } else { missing }, 1);
                         counts.name(&entry.key);

@@ -18,15 +18,21 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 const SANDBOX: &str = "default-src 'none'; sandbox";
 
 /// The headers of a request that mean something to an agent.
-const PASSED_ON: [HeaderName; 4] = [
+const PASSED_ON: [HeaderName; 5] = [
     header::CONTENT_TYPE,
     header::IF_MATCH,
     header::IF_NONE_MATCH,
     HeaderName::from_static(sky_api::header::IDEMPOTENCY_KEY),
+    HeaderName::from_static(sky_api::header::TTL),
 ];
 /// The headers of an answer that mean something to a client.
-const PASSED_BACK: [HeaderName; 4] =
-    [header::CONTENT_TYPE, header::ETAG, header::LAST_MODIFIED, header::RETRY_AFTER];
+const PASSED_BACK: [HeaderName; 5] = [
+    header::CONTENT_TYPE,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::RETRY_AFTER,
+    HeaderName::from_static(sky_api::header::TTL),
+];
 
 /// A client for agents that takes them in turn.
 pub(super) struct Proxy {

@@ -70,25 +70,30 @@ pub(crate) fn silence(
             let succeeded = || stream.iter().filter(|probe| probe.succeeded);
             let before = succeeded().map(|probe| probe.end).filter(|end| end <= from).max();
             let mut last = before.unwrap_or(*from);
-            let mut gap = 0;
-            for probe in succeeded().filter(|probe| probe.end > *from && probe.begun < *until) {
-                gap = gap.max(probe.end - last.min(probe.end));
-                last = probe.end;
+            // The longest gap, and where it is.
+            let mut gap = (0, last, last);
+            let ends = succeeded().filter(|probe| probe.end > *from && probe.begun < *until);
+            for end in ends.map(|probe| probe.end).chain([last.max(*until)]) {
+                gap = gap.max((end - last.min(end), last, end));
+                last = end;
             }
-            gap = gap.max(until.saturating_sub(last));
             let first =
                 succeeded().filter(|probe| probe.begun >= *from).map(|probe| probe.end).min();
             let first = first.unwrap_or(*until) - from;
             let column = if *is_get { 0 } else { 2 };
             row[column] = row[column].max(first);
-            row[column + 1] = row[column + 1].max(gap);
-            if gap > longest_ns {
-                longest_ns = gap;
+            row[column + 1] = row[column + 1].max(gap.0);
+            if gap.0 > longest_ns {
+                let (begun, end) = (gap.1, gap.2);
+                longest_ns = gap.0;
                 let verb = if *is_get { "get" } else { "set" };
                 let at = *from as f64 / 1e6;
                 let name = probe_key(*key);
-                where_longest = format!("{verb} {name} after {whom} at {at:.0} ms");
-                let near = from.saturating_sub(NEAR_NS)..*until;
+                let (begins, ends) = (begun as f64 / 1e6, end as f64 / 1e6);
+                where_longest = format!(
+                    "{verb} {name} after {whom} at {at:.0} ms, from {begins:.0} to {ends:.0} ms"
+                );
+                let near = begun.saturating_sub(NEAR_NS)..end + NEAR_NS;
                 let entries = keys.get(&name).into_iter().flatten();
                 let meanwhile = entries.filter(|entry| near.contains(&entry.begun)).cloned();
                 details = judge::lines(&meanwhile.collect::<Vec<_>>()).join("\n");

@@ -207,7 +207,8 @@ async fn write(ring: &Ring, node: &Node) {
     for i in 0..KEYS {
         let body = value(i).into();
         let key = format!("key/{i}");
-        let answer = client.key(&node.url, reqwest::Method::PUT, &key, Some(body)).await.unwrap();
+        let answer =
+            client.key(&node.url, reqwest::Method::PUT, &key, Some(body), None).await.unwrap();
         assert!(answer.status.is_success(), "{key}: {:?}", answer.body);
     }
 }
@@ -218,7 +219,7 @@ async fn read(ring: &Ring, nodes: &[Node]) {
     for i in 0..KEYS {
         let node = &nodes[i % nodes.len()];
         let key = format!("key/{i}");
-        let answer = client.key(&node.url, reqwest::Method::GET, &key, None).await.unwrap();
+        let answer = client.key(&node.url, reqwest::Method::GET, &key, None, None).await.unwrap();
         assert_eq!(answer.body, value(i), "{key} through {}: {}", node.name, answer.status);
     }
 }

@@ -1,6 +1,7 @@
 //! What a member answers, and what it puts on disk before it does.
 
 use super::digest::{DEEPEST, fingerprint};
+use super::expiry::{counted_anew, expires, told};
 use super::stored::Seen;
 use super::{Ranges, World};
 use crate::Id;
@@ -42,6 +43,7 @@ impl Ranges {
             }
             Body::Tombstones { at, keys } => self.tombstones_held(w, at, &keys),
             Body::Collect { at, keys } => self.drop_tombstones(w, at, &keys),
+            Body::Overdue { at, keys } => self.overdue(w, at, &keys),
             Body::Digest { at, prefix } => self.digest(w, at, &prefix),
             _ => return,
         };
@@ -65,7 +67,7 @@ impl Ranges {
         let adopted = known.seq;
         let seen = self.stored.get(w.records, key).map_err(|_| Refusal::Broken)?;
         let (old, mut seq) = (seen.record, seen.seq.max(adopted));
-        let (accepted, register) = (old.accepted, old.register.clone());
+        let (accepted, register) = (old.accepted, told(w.ctx, &old));
         if is_member {
             if old.promised > ballot {
                 return Err(Refusal::Promised(old.promised));
@@ -104,7 +106,9 @@ impl Ranges {
         }
         self.may_write()?;
         let promised = next.map_or(ballot, |next| next.max(ballot));
-        let new = Record { promised, accepted: ballot, register };
+        let expires = expires(w.ctx, &old, &register);
+        let register = counted_anew(register);
+        let new = Record { promised, accepted: ballot, register, expires };
         let seq = self.stored.put(w.ctx, key, &old, new);
         Ok((Body::Accepted, seq))
     }
@@ -120,7 +124,7 @@ impl Ranges {
         let adopted = self.duty(&w.ctx.me.node, at, key.hash())?.seq;
         let seen = self.stored.get(w.records, key).map_err(|_| Refusal::Broken)?;
         let accepted = seen.record.accepted;
-        let register = with_value.then_some(seen.record.register);
+        let register = with_value.then(|| told(w.ctx, &seen.record));
         Ok((Body::Held { accepted, register }, seen.seq.max(adopted)))
     }
 

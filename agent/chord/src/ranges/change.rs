@@ -71,6 +71,16 @@ pub(super) fn decide(current: Register, ballot: Ballot, errand: &Errand) -> Opti
     Some(Decision { outcome: answer_of(effect, ballot, operation), register, changes: true })
 }
 
+/// What becomes of a value whose time is over, if it is still this version. No request asked for it, so none
+/// is remembered.
+pub(super) fn expire(current: Register, ballot: Ballot, version: &Ballot) -> Decision {
+    if current.value.is_none() || current.version != *version {
+        return Decision { outcome: found(&current), register: current, changes: false };
+    }
+    let register = Register { version: ballot, value: None, ..current };
+    Decision { outcome: Answer::Deleted, register, changes: true }
+}
+
 fn answer_of(effect: Effect, version: Ballot, operation: &Operation) -> Answer {
     match effect {
         Effect::Created => Answer::Stored { version, created: true },
@@ -95,7 +105,7 @@ mod tests {
     }
 
     fn put(condition: Condition) -> Operation {
-        let value = Value { content_type: "text/plain".into(), bytes: "v".into() };
+        let value = Value { content_type: "text/plain".into(), bytes: "v".into(), ttl: None };
         Operation::Put { key: Key::new("k"), value, condition }
     }
 
@@ -171,5 +181,19 @@ mod tests {
         let twin = apply(&mut state, 4, 2, &create);
         assert_eq!(twin, Answer::ConditionFailed { version: Some(ballot(1)) });
         assert_eq!(state.value, None);
+    }
+
+    #[test]
+    fn a_value_expires_unless_it_was_written_anew() {
+        let mut state = Register::ABSENT;
+        apply(&mut state, 1, 1, &put(Condition::Always));
+        let version = state.version;
+        apply(&mut state, 2, 2, &put(Condition::Always));
+        let late = expire(state.clone(), ballot(3), &version);
+        assert!(!late.changes && late.register == state);
+        let over = expire(state.clone(), ballot(4), &ballot(2));
+        assert!(over.changes && over.register.value.is_none());
+        assert_eq!((over.register.version, &over.register.done), (ballot(4), &state.done));
+        assert!(!expire(over.register, ballot(5), &ballot(4)).changes, "there is nothing left");
     }
 }

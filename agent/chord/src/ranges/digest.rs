@@ -59,6 +59,7 @@ pub(super) fn fingerprint(key: &Key, record: &Record) -> u64 {
         record.accepted,
         register.version,
         value.is_some(),
+        value.and_then(|value| value.ttl).map(|ttl| ttl.whole_ms),
         &register.done,
         register.forgotten,
     );

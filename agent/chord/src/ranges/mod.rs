@@ -20,6 +20,7 @@
 //! - [`compare`], [`digest`]: finding and levelling what members do not hold alike
 //! - [`scrub`]: finding damage on disk
 //! - [`tombstones`]: what remains of deleted keys, and when it goes
+//! - [`expiry`]: deleting values whose time is over
 //! - [`stored`]: the records of this node, with what is not yet on disk
 
 mod acceptor;
@@ -27,6 +28,7 @@ mod adoption;
 mod change;
 mod compare;
 mod digest;
+mod expiry;
 mod force;
 mod leaving;
 mod listing;
@@ -155,6 +157,7 @@ pub(crate) struct Ranges {
     passes: transfer::Passes,
     comparisons: compare::Comparisons,
     collections: tombstones::Collections,
+    expiries: expiry::Expiries,
     wakes: BTreeSet<(Time, Wake)>,
     /// Members that missed something, to be told to the leaders of their ranges.
     missed: BTreeSet<(RangeTag, NodeId)>,
@@ -313,6 +316,7 @@ impl Ranges {
             RangeCall::Pass(pass, page) => self.on_pass_answer(w, pass, page, from, answer),
             RangeCall::Compare(id, step) => self.on_compare_answer(w, id, step, from, answer),
             RangeCall::Collect(at, step) => self.on_collect_answer(w, at, step, from, answer),
+            RangeCall::Expiry(id) => self.on_overdue_answer(w, id, from, answer),
             RangeCall::Clear(at) => self.on_clear_answer(w, at, from, answer),
             RangeCall::Change(change) => self.on_change_answer(w, change, from, answer),
             RangeCall::Adopt => {}

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::change::found;
+use super::expiry::told;
 use super::round::{Job, Origin, Task};
 use super::{Ranges, Wake, World, owner_first};
 use crate::call::{Look, Looked, LookupPurpose, OperationId, RangeCall};
@@ -289,12 +291,7 @@ impl Ranges {
             }
             Operation::Get { key, consistency: Consistency::Any } => {
                 let outcome = match self.stored.get(w.records, key) {
-                    Ok(seen) => Ok(match seen.record.register.value {
-                        Some(value) => {
-                            Answer::Found { value, version: seen.record.register.version }
-                        }
-                        None => Answer::Absent,
-                    }),
+                    Ok(seen) => Ok(found(&told(w.ctx, &seen.record))),
                     Err(error) => Err(Failure::Unavailable(error.to_string())),
                 };
                 self.finish_origin(w, origin, outcome);
@@ -335,7 +332,8 @@ impl Ranges {
             Origin::There(peer, call) => {
                 w.ctx.answer(&peer, call, Body::Forwarded { outcome });
             }
-            Origin::Pass(..) | Origin::Comparison(..) | Origin::Listing(..) => {}
+            Origin::Pass(..) | Origin::Comparison(..) | Origin::Listing(..) | Origin::Expiry(_) => {
+            }
         }
     }
 

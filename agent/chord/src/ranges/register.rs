@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::change::{Decision, decide, found};
+use super::change::{Decision, decide, expire, found};
 use super::round::{Job, Origin, Round, Stage, Task};
 use super::{Known, Ranges, Wake, World};
 use crate::call::{RangeCall, RoundId};
@@ -359,6 +359,7 @@ impl Ranges {
         let Some(round) = self.registers.rounds.get_mut(&id) else { return };
         let decision = match round.jobs.first().map(|job| &job.task) {
             Some(Task::Change(errand)) => decide(current, round.ballot, errand),
+            Some(Task::Expire(version)) => Some(expire(current, round.ballot, version)),
             _ => Some(Decision { outcome: found(&current), register: current, changes: false }),
         };
         let Some(decision) = decision else {
@@ -497,6 +498,7 @@ impl Ranges {
                 Origin::Listing(listing, key) => {
                     self.on_listed_key_read(w, listing, key, outcome.clone());
                 }
+                Origin::Expiry(id) => self.on_expired(w, id),
                 Origin::Comparison(id, key) => {
                     self.on_compared_key_done(w, id, key, outcome.is_ok());
                 }

@@ -104,6 +104,7 @@ impl Ranges {
             } else {
                 self.stop_leading(hi);
             }
+            self.expire(w, &config);
             self.inquire(w, &config);
         }
         if busy {

@@ -24,6 +24,8 @@ pub(super) enum Origin {
     Comparison(PassId, Key),
     /// A page of a list, which is not sure of the key.
     Listing(ListingId, Key),
+    /// A majority of the members said that the time of the value is over.
+    Expiry(PassId),
 }
 
 /// Something to be done with one key.
@@ -43,6 +45,8 @@ pub(super) enum Task {
     Identity,
     /// Change it.
     Change(Box<Errand>),
+    /// Delete it if it still has this version: the time of its value is over.
+    Expire(Ballot),
 }
 
 /// How far a round has got.
@@ -107,13 +111,23 @@ impl Round {
         self.config.is_quorum(|node| self.answers.contains_key(node))
     }
 
-    /// The state accepted under the highest ballot among all answers.
+    /// The state accepted under the highest ballot among all answers. What is left of the value's time is
+    /// believed if two say so, the more patient one of all; else it is counted anew by whoever has not
+    /// begun to: one clock that runs ahead, or was set, must not end it.
     pub(super) fn highest(&self) -> Register {
-        self.answers
-            .values()
-            .max_by_key(|(accepted, _)| *accepted)
-            .and_then(|(_, register)| register.clone())
-            .unwrap_or(Register::ABSENT)
+        let Some(top) = self.answers.values().map(|(accepted, _)| *accepted).max() else {
+            return Register::ABSENT;
+        };
+        let told = self.answers.values().filter(|answer| answer.0 == top);
+        let told: Vec<_> = told.filter_map(|answer| answer.1.as_ref()).collect();
+        let Some(mut register) = told.first().copied().cloned() else { return Register::ABSENT };
+        if let Some(ttl) = register.value.as_mut().and_then(|value| value.ttl.as_mut()) {
+            let left = |register: &&Register| Some(register.value.as_ref()?.ttl?.left_ms);
+            let needed = self.config.members.len().min(2);
+            let most = told.iter().filter_map(left).max().filter(|_| told.len() >= needed);
+            ttl.left_ms = most.unwrap_or(ttl.whole_ms).min(ttl.whole_ms);
+        }
+        register
     }
 
     /// If every node of some majority of the members holds the highest ballot of all answers, that state

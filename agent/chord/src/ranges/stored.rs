@@ -29,6 +29,8 @@ pub(super) struct Stored {
     pub(super) tombstones: BTreeSet<Key>,
     /// Keys that got another version, and which.
     pub(super) changed: Vec<(Key, Ballot)>,
+    /// When the times of values are over, by this node's own clock.
+    pub(super) expiring: BTreeSet<(u64, Key)>,
 }
 
 /// A record and the commit that has to be on disk before it may be told to anyone (0: it is).
@@ -144,6 +146,12 @@ impl Stored {
             self.tombstones.insert(key.clone());
         } else if old.is_tombstone() {
             self.tombstones.remove(key);
+        }
+        if old.expires != new.expires {
+            if let Some(at) = old.expires {
+                self.expiring.remove(&(at, key.clone()));
+            }
+            self.expiring.extend(new.expires.map(|at| (at, key.clone())));
         }
         let (was_live, is_live) = (old.is_live(), new.is_live());
         if let Some(count) = self.live.get_mut(bucket_of(key.hash())) {

@@ -22,7 +22,7 @@ fn key(number: usize) -> Key {
 }
 
 fn value() -> Value {
-    Value { content_type: "x".into(), bytes: "v".into() }
+    Value { content_type: "x".into(), bytes: "v".into(), ttl: None }
 }
 
 /// One node that knows another, with its watches and those it tells.

@@ -79,7 +79,8 @@ pub(crate) fn start(store: &Store, now: Time, number: usize, boot: u32) -> Node<
     let meta = store.0.borrow().meta.clone().into_iter().collect();
     let settings = Settings { repair_after: Duration::from_secs(3), ..Settings::default() };
     let me = peers()[number].clone();
-    let start = Start { me, boot, settings, meta, seed: number as u64 };
+    let wall = 1 << 50;
+    let start = Start { me, boot, settings, meta, seed: number as u64, wall };
     Node::start(now, start, store.clone()).unwrap()
 }
 
@@ -180,7 +181,8 @@ impl Network {
     fn work(&mut self, number: usize, rounds: u8) {
         for round in 0..rounds {
             let key = |i: u8| Key::new(&format!("key {}", i % 8));
-            let value = Value { content_type: "x".into(), bytes: vec![round; 20].into() };
+            let value =
+                Value { content_type: "x".into(), bytes: vec![round; 20].into(), ttl: None };
             let condition = Condition::Always;
             self.operate(number, Operation::Put { key: key(round), value, condition });
             self.run(Duration::from_millis(20));

@@ -201,7 +201,7 @@ impl Stage {
             }
             Step::Put(number, value) => {
                 let bytes = Bytes::from(vec![value; usize::from(value)]);
-                let value = Value { content_type: "x".into(), bytes };
+                let value = Value { content_type: "x".into(), bytes, ttl: None };
                 let condition = match number / 8 % 3 {
                     0 => Condition::Always,
                     1 => Condition::Absent,

@@ -32,7 +32,11 @@ impl Scenario {
         if is_checked && request <= current.forgotten && self.rules.unknown_is_refused {
             return None;
         }
-        let (value, result) = apply(self.kind(op), current.value);
+        let kind = match self.kind(op) {
+            Kind::Expire(_) if !self.rules.expiry_names_its_version => Kind::Delete,
+            kind => kind,
+        };
+        let (value, result) = apply(kind, current.value);
         let mut register = Register { value, ..current };
         // A refused condition is noted if another attempt may be under way, so that it fails as well.
         let is_noted = result > 0 || (is_retry && self.rules.refusals_are_noted);
@@ -78,7 +82,8 @@ pub(crate) const fn apply(kind: Kind, value: u8) -> (u8, u8) {
         Kind::Delete if value > 0 => (0, 1),
         Kind::Create(new) if value == 0 => (new, 1),
         Kind::Replace(old, new) if value == old => (new, 1),
-        Kind::Create(_) | Kind::Replace(..) | Kind::Delete => (value, 0),
+        Kind::Expire(old) if value == old => (0, 1),
+        Kind::Create(_) | Kind::Replace(..) | Kind::Delete | Kind::Expire(_) => (value, 0),
         Kind::Get | Kind::Sweep | Kind::Retry(_) => (value, value),
     }
 }

@@ -21,7 +21,7 @@
 //!   clients with two operations each meanwhile; [`sweeping`]: bringing the keys over; [`splitting`],
 //!   [`merging`]: two ranges and two keys; [`catching_up`]: copies, at once and late; [`collecting`]:
 //!   tombstones that go, with copies and with members that leave and come back; [`losing`]: lost disks;
-//!   [`retrying`]: requests sent again, also when the key has forgotten them
+//!   [`expiring`]: values whose time is over; [`retrying`]: requests sent again, also when the key has forgotten them
 //!
 //! Messages are late, lost, reordered and duplicated without a network in the state: a request that was
 //! sent once can be delivered at any later step or never, an accept request any number of times, also
@@ -70,8 +70,8 @@
 //!
 //! # What is not modelled
 //!
-//! More than five operations or three ranges; leases, clocks and time-outs, by which the agent gives up
-//! changes; torn writes (the simulator has them); lists of keys; `consistency=any`; configurations forced by
+//! More than five operations or three ranges; leases and time-outs, by which the agent gives up changes; the
+//! clocks of members and their votes, upon which a value expires: that step may come at any time; torn writes (the simulator has them); lists of keys; `consistency=any`; configurations forced by
 //! an operator; progress: a protocol that never answers would pass, except for what [`happens`] asks for.
 //!
 //! # How to add a rule
@@ -80,14 +80,14 @@
 //! variant of `Step`, when it can happen, what it does; `system.rs` lists the parts. What it remembers
 //! goes into `state.rs`, as small as it can be. The rule is a field of [`rules::Rules`], asked for at the
 //! one place that it governs, and its test is a call of [`rule_is_needed`] with the smallest scenario
-//! that breaks without it. Expiry would be a step that turns a value into "absent" at each node by
-//! itself, and a register in `Scenario::can_order` that may do the same once.
+//! that breaks without it.
 
 mod catching_up;
 mod change;
 mod clients;
 mod collecting;
 mod copying;
+mod expiring;
 mod losing;
 mod merging;
 mod properties;

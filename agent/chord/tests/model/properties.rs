@@ -61,7 +61,7 @@ impl Scenario {
         let acknowledged = of_key().fold(0u8, |set, (i, (progress, operation))| {
             if operation.kind.writes() && progress.returned == Some(1) { set | 1 << i } else { set }
         });
-        of_key().any(|(_, (_, operation))| operation.kind == Kind::Delete)
+        of_key().any(|(_, (_, operation))| operation.kind.deletes())
             || of_key().all(|(_, (progress, operation))| {
                 let missed = match operation.kind {
                     Kind::Get => progress.returned == Some(0),
@@ -82,7 +82,7 @@ impl Scenario {
                 && progress.returned == Some(1);
             let is_deleted = || {
                 let mut of_key = self.operations.iter().filter(|other| other.key == operation.key);
-                of_key.any(|other| other.kind == Kind::Delete)
+                of_key.any(|other| other.kind.deletes())
             };
             !is_acknowledged
                 || is_deleted()
@@ -240,6 +240,23 @@ impl Scenario {
             matches!(rival.phase, Phase::Accept | Phase::Accepted) && rival.change != *wanted
         };
         state.chosen[0] != 0 && state.rivals.iter().zip(&self.wanted).any(helps)
+    }
+
+    /// The time of a value was over, and it went.
+    pub(crate) fn has_expired(&self, state: &State) -> bool {
+        self.expiry_returned(state, 1)
+    }
+
+    /// A value was written anew before its time was over, and stayed.
+    pub(crate) fn is_kept(&self, state: &State) -> bool {
+        self.expiry_returned(state, 0)
+    }
+
+    fn expiry_returned(&self, state: &State, result: u8) -> bool {
+        let mut all = state.operations.iter().zip(&self.operations);
+        all.any(|(progress, operation)| {
+            matches!(operation.kind, Kind::Expire(_)) && progress.returned == Some(result)
+        })
     }
 
     /// The key was deleted, and all members of the latest epoch have forgotten it.

@@ -91,6 +91,8 @@ pub(crate) struct Rules {
     /// A change that finds the mark of its own request says what the first attempt did. Off: it takes
     /// its own value for somebody else's.
     pub(crate) requests_are_known: bool,
+    /// The deletion of a value whose time is over names its version. Off: whatever is there is deleted.
+    pub(crate) expiry_names_its_version: bool,
     /// A copy between nodes (anti-entropy) is an accept request that comes late: a promise of a higher
     /// ballot refuses it. Off: it is stored wherever it is newer than what is there.
     pub(crate) copy_heeds_promise: bool,
@@ -204,6 +206,7 @@ impl Rules {
         merge_is_atomic: true,
         found_merge_asks_both: true,
         found_merge_is_not_given_up: true,
+        expiry_names_its_version: true,
         merge_names_epochs: true,
         slot_tells_dead_merge: true,
         overtaken_merge_is_dead: true,

@@ -73,6 +73,9 @@ pub(crate) enum Kind {
     Replace(u8, u8),
     /// Writes "absent" if a value is there, else returns 0.
     Delete,
+    /// Not a client's: a majority has said that the time of this value is over. Writes "absent" if the value is
+    /// there, else returns 0.
+    Expire(u8),
     /// Returns the value, 0 if nothing is there.
     Get,
     /// Not a client's: brings the key into the new epoch.
@@ -85,6 +88,11 @@ impl Kind {
     /// Whether the operation stores a value if it succeeds.
     pub(crate) const fn writes(self) -> bool {
         matches!(self, Self::Put(_) | Self::Create(_) | Self::Replace(..))
+    }
+
+    /// Whether the operation leaves nothing there if it succeeds.
+    pub(crate) const fn deletes(self) -> bool {
+        matches!(self, Self::Delete | Self::Expire(_))
     }
 }
 

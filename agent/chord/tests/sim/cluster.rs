@@ -50,6 +50,8 @@ pub(crate) struct Cluster {
     had_principals: bool,
     /// By how much a clock may be too slow or too fast, in millionths.
     pub(crate) drift: u64,
+    /// Whether it began with so few machines that one may have kept a key alone.
+    pub(crate) began_small: bool,
     /// By how much wall clocks differ from the truth.
     pub(crate) wall_spread: Duration,
     /// What is done wrong on purpose.
@@ -105,6 +107,7 @@ impl Cluster {
             asserts_ring: false,
             had_principals: false,
             drift: 0,
+            began_small: false,
             wall_spread: Duration::ZERO,
             tamper: Tamper::default(),
             queue: BTreeMap::new(),
@@ -160,6 +163,11 @@ impl Cluster {
         (WALL_START + now + self.machines[machine].wall).max(0) as u64
     }
 
+    /// By how much the clock of each machine has gone ahead of virtual time so far, leap by leap.
+    pub(crate) fn ahead(&self) -> Vec<u64> {
+        self.machines.iter().map(|place| place.ahead).collect()
+    }
+
     /// Lets a machine found the ring.
     pub(crate) fn init(&mut self, machine: usize) {
         let reply = self.ask(machine, Request::Init { ring: RING });
@@ -177,14 +185,17 @@ impl Cluster {
         };
         let clock = Clock::new(self.now, self.now.as_micros() + skew, rate);
         let settings = self.settings.clone();
+        let wall = self.wall(machine);
         let place = &mut self.machines[machine];
+        let set_by = place.anchor.replace(place.wall).map_or(0, |before| place.wall - before);
+        place.ahead += set_by.max(0) as u64;
         assert!(place.process.is_none() && !place.gone);
         self.tamper.on_start(place);
         place.boot += 1;
         place.disturbed = self.now;
         self.watch.on_start(&place.peer.node);
         let (me, boot, meta) = (place.peer.clone(), place.boot, place.disk.meta());
-        let start = Start { me, boot, settings, meta, seed };
+        let start = Start { me, boot, settings, meta, seed, wall };
         let node = Node::start(clock.read(self.now), start, place.disk.reader())
             .expect("its meta records are its own");
         place.process = Some(Process { node, number, clock, wake: None });
@@ -257,6 +268,7 @@ impl Cluster {
         let now = self.now;
         let Some(process) = &mut self.machines[machine].process else { return };
         process.clock.leap(now, by);
+        self.machines[machine].ahead += by.as_micros() as u64;
         self.note(|| format!("the clock of n{machine} leaps ahead by {by:?}"));
         self.handle(machine, Event::Tick);
     }

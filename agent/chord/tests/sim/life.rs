@@ -98,6 +98,10 @@ fn tombstones_kept(kinds: &[Kind], hot: bool, random: &mut Random) -> Duration {
     }
 }
 
+/// How long after it was written a value with the longest time is gone, although it was counted anew by members
+/// that caught up, the leader of its range has changed, and members have disagreed before.
+const EXPIRED_WITHIN: Duration = Duration::from_secs(50);
+
 /// Lives through a plan. Panics where something is not as it was promised.
 pub(crate) fn live(plan: &Plan, random: &mut Random) -> Summary {
     let mut cluster = Cluster::new(random.next(), plan.settings.clone());
@@ -105,6 +109,7 @@ pub(crate) fn live(plan: &Plan, random: &mut Random) -> Summary {
     if let Some(sabotage) = plan.sabotage {
         cluster.tamper = Tamper::new(sabotage, random.fork());
     }
+    cluster.began_small = plan.size <= 2;
     for index in 0..plan.size {
         cluster.add(if plan.even { even_position(index, plan.size) } else { random.id() });
     }
@@ -144,6 +149,11 @@ pub(crate) fn live(plan: &Plan, random: &mut Random) -> Summary {
         wait_until_right(&mut cluster, &mut workload);
     }
     workload.finish(&mut cluster);
+    let clocks_agree = !workload.clocks_apart && !plan.kinds.contains(&Kind::Leap);
+    if clocks_agree && random.chance(0.3) {
+        cluster.run_for(EXPIRED_WITHIN);
+        workload.time_is_over = true;
+    }
     workload.read_back(&mut cluster);
     workload.assert_watched(&mut cluster);
     workload.oracle.judge();

@@ -29,6 +29,10 @@ pub(crate) struct Machine {
     pub(crate) disturbed: Time,
     /// How far its wall clock is from virtual time, in microseconds.
     pub(crate) wall: i64,
+    /// By how much the clock by which its process counts the times of values has gone ahead of virtual time,
+    /// all leaps and settings forward together, in microseconds; and how far off its start was.
+    pub(super) ahead: u64,
+    pub(super) anchor: Option<i64>,
     /// Whether its process knows that a write failed.
     pub(super) told_failed: bool,
     pub(crate) boot: u32,
@@ -59,6 +63,8 @@ impl Machine {
             leaving: false,
             disturbed: now,
             wall: 0,
+            ahead: 0,
+            anchor: None,
             told_failed: false,
             boot: 0,
             process: None,

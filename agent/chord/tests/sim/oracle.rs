@@ -8,7 +8,7 @@ mod search;
 use std::collections::BTreeMap;
 
 use search::explains;
-use sky_chord::{Answer, Ballot, Consistency, Key, Operation};
+use sky_chord::{Answer, Ballot, Condition, Consistency, Key, Operation, Value};
 
 /// Of a history that cannot be explained, this much is shown.
 const LINES_SHOWN: usize = 30;
@@ -27,6 +27,8 @@ pub(crate) struct EntryId(Key, usize);
 #[derive(Debug, Clone)]
 struct Entry {
     operation: Operation,
+    /// It is no client's operation, but deletes this value, whose time is over.
+    expires: Option<u64>,
     invoked: u64,
     outcome: Outcome,
 }
@@ -47,8 +49,17 @@ impl Oracle {
         self.clock += 1;
         let entries = self.keys.entry(key.clone()).or_default();
         let (operation, invoked) = (operation.clone(), self.clock);
-        entries.push(Entry { operation, invoked, outcome: Outcome::Unknown });
+        entries.push(Entry { operation, expires: None, invoked, outcome: Outcome::Unknown });
         EntryId(key.clone(), entries.len() - 1)
+    }
+
+    /// From now on this value may vanish by itself.
+    pub(crate) fn may_expire(&mut self, key: &Key, value: &Value) {
+        self.clock += 1;
+        let operation = Operation::Delete { key: key.clone(), condition: Condition::Always };
+        let (expires, invoked) = (Some(number(&value.bytes)), self.clock);
+        let entry = Entry { operation, expires, invoked, outcome: Outcome::Unknown };
+        self.keys.entry(key.clone()).or_default().push(entry);
     }
 
     /// The client was answered.
@@ -82,13 +93,13 @@ impl Oracle {
             Outcome::Unknown => true,
             Outcome::Nothing => false,
         };
-        entries.iter().filter(|entry| entry.operation.is_change()).filter(may_follow).count()
+        entries.iter().filter(|entry| entry.is_remembered()).filter(may_follow).count()
     }
 
     /// How many changes of the same key were ever begun.
     pub(crate) fn changes(&self, id: &EntryId) -> usize {
         let entries = self.keys.get(&id.0).map_or(&[][..], Vec::as_slice);
-        entries.iter().filter(|entry| entry.operation.is_change()).count()
+        entries.iter().filter(|entry| entry.is_remembered()).count()
     }
 
     fn entry(&mut self, id: &EntryId) -> &mut Entry {
@@ -129,6 +140,11 @@ impl Oracle {
 }
 
 impl Entry {
+    /// Whether the key remembers the request.
+    const fn is_remembered(&self) -> bool {
+        self.operation.is_change() && self.expires.is_none()
+    }
+
     /// The operation as it was known at this moment.
     fn until(&self, moment: u64) -> Self {
         let mut entry = self.clone();
@@ -203,7 +219,10 @@ fn line(entry: &Entry) -> String {
         Operation::Put { value, condition, .. } => {
             format!("put {} if {condition:?}", number(&value.bytes))
         }
-        Operation::Delete { condition, .. } => format!("delete if {condition:?}"),
+        Operation::Delete { condition, .. } => match entry.expires {
+            Some(value) => format!("{value} may expire"),
+            None => format!("delete if {condition:?}"),
+        },
         other => format!("{other:?}"),
     };
     let told = match &entry.outcome {
@@ -219,10 +238,10 @@ fn line(entry: &Entry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sky_chord::{Condition, NodeId, Value};
+    use sky_chord::NodeId;
 
     fn put(number: u64) -> Operation {
-        let value = Value { content_type: "".into(), bytes: number.to_string().into() };
+        let value = Value { content_type: "".into(), bytes: number.to_string().into(), ttl: None };
         Operation::Put { key: Key::new("k"), value, condition: Condition::Always }
     }
 
@@ -339,5 +358,38 @@ mod tests {
                 oracle.end(&id, stored(true, number));
             }
         });
+    }
+
+    #[test]
+    fn a_value_may_expire_when_its_time_is_over() {
+        run(|oracle, key, get| {
+            let id = oracle.begin(key, &put(1));
+            oracle.end(&id, stored(true, 1));
+            expire(oracle, key, 1);
+            for answer in [found(&put(1), 1), Answer::Absent] {
+                let id = oracle.begin(key, get);
+                oracle.end(&id, answer);
+            }
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "no order explains")]
+    fn another_value_must_not_expire_in_its_place() {
+        run(|oracle, key, get| {
+            for (number, created) in [(1, true), (2, false)] {
+                let id = oracle.begin(key, &put(number));
+                oracle.end(&id, stored(created, number));
+            }
+            expire(oracle, key, 1);
+            let id = oracle.begin(key, get);
+            oracle.end(&id, Answer::Absent);
+        });
+    }
+
+    fn expire(oracle: &mut Oracle, key: &Key, number: u64) {
+        if let Operation::Put { value, .. } = put(number) {
+            oracle.may_expire(key, &value);
+        }
     }
 }

@@ -61,6 +61,7 @@ fn sabotaged(sabotage: Sabotage, seed: u64) {
         | Sabotage::ConditionIsIgnored
         | Sabotage::HintsAreEmpty
         | Sabotage::ToldOutOfTurn => vec![Kind::Pause, Kind::Partition],
+        Sabotage::OneClockDecides => vec![Kind::Leap],
     };
     let settings = Settings { repair_after: Duration::from_secs(2), ..Settings::default() };
     // Whoever looks at everything finds what was not told.

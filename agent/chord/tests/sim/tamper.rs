@@ -51,10 +51,12 @@ pub(crate) enum Sabotage {
     HintsAreEmpty,
     /// A watch tells something after what it told next.
     ToldOutOfTurn,
+    /// The time of a value is over when one clock says so.
+    OneClockDecides,
 }
 
 impl Sabotage {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::PrevIsLeftOut,
         Self::BootIsNotRaised,
         Self::SyncedIsLost,
@@ -73,6 +75,7 @@ impl Sabotage {
         Self::ConditionIsIgnored,
         Self::HintsAreEmpty,
         Self::ToldOutOfTurn,
+        Self::OneClockDecides,
     ];
 }
 
@@ -206,6 +209,7 @@ impl Tamper {
                 entries.retain(|_| random.chance(0.5));
             }
             (Some(Sabotage::HintsAreEmpty), Body::Changed { keys, .. }) => keys.clear(),
+            (Some(Sabotage::OneClockDecides), Body::OverdueAre { over }) => over.fill(true),
             (Some(Sabotage::SweptAtOnce), Body::Decided { configs }) => {
                 let call = message.call;
                 let swept = configs.iter().map(|config| Body::Swept { at: config.tag() });

@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use sky_chord::{
     Answer, Ballot, Condition, Consistency, Cursor, Failure, Key, Operation, REQUEST_IDS_KEPT,
-    Reply, Request, RequestId, Ticket, Time, Value,
+    Reply, Request, RequestId, Ticket, Time, Ttl, Value,
 };
 
+use super::clock::TRUE_RATE;
 use super::cluster::{Cluster, Step};
 use super::oracle::{EntryId, Oracle, number};
 use super::random::Random;
@@ -25,6 +26,9 @@ use super::watchers::Watchers;
 
 /// How long after the end of its budget a request must have been answered.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// The longest time that a value is kept.
+const TTL_MAX: Duration = Duration::from_secs(8);
 
 /// How late a twin of a request can be carried out: the budget, and what a path holds back.
 pub(crate) const TWINS_COME_WITHIN: Duration = Duration::from_secs(20);
@@ -51,6 +55,10 @@ pub(crate) struct Workload {
     pub(crate) hot: bool,
     /// Whether the wall clocks of the machines may differ.
     pub(crate) clocks_apart: bool,
+    /// Whether a value that is kept for a time only must be gone when it is read back.
+    pub(crate) time_is_over: bool,
+    /// Values that are kept for a time only, until it can be over.
+    expiring: Vec<Expiring>,
     /// When each key was changed, lately.
     changed: BTreeMap<Key, Vec<Time>>,
     random: Random,
@@ -66,6 +74,15 @@ pub(crate) struct Workload {
     last_value: u64,
     /// When clients act next.
     next: Time,
+}
+
+/// A value that is kept for a time.
+struct Expiring {
+    key: Key,
+    value: Value,
+    begun: Time,
+    /// How far the clocks of machines had gone ahead when it was written.
+    ahead: Vec<u64>,
 }
 
 #[derive(Default)]
@@ -105,6 +122,20 @@ struct Attempt {
     budget: Duration,
 }
 
+impl Expiring {
+    /// Whether its time may be over by the clocks of two machines, or of one where a single one may keep a key.
+    fn may_be_over(&self, cluster: &Cluster) -> bool {
+        let Some(ttl) = self.value.ttl else { return false };
+        let passed = cluster.now.since(self.begun).as_micros() as u64;
+        let passed = passed + passed * cluster.drift / TRUE_RATE;
+        let ahead = cluster.ahead().into_iter().enumerate();
+        let before = |machine: usize| self.ahead.get(machine).copied().unwrap_or(0);
+        let shown = ahead.map(|(machine, ahead)| passed + ahead - before(machine));
+        let over = shown.filter(|shown| *shown / 1000 >= ttl.whole_ms).count();
+        over >= if cluster.settings.replicas == 1 || cluster.began_small { 1 } else { 2 }
+    }
+}
+
 impl Workload {
     pub(crate) fn new(random: Random, clients: usize, keys: usize) -> Self {
         Self::with_steady(random, clients, keys, 0)
@@ -131,6 +162,8 @@ impl Workload {
             think: Duration::from_millis(200),
             hot: true,
             clocks_apart: false,
+            time_is_over: false,
+            expiring: Vec::new(),
             changed: BTreeMap::new(),
             random,
             keys: named("", keys),
@@ -164,6 +197,7 @@ impl Workload {
     /// Does one step of the cluster and what the clients do upon it.
     pub(crate) fn step(&mut self, cluster: &mut Cluster) -> Step {
         let step = cluster.step();
+        self.expire(cluster);
         for (ticket, reply) in cluster.take_finished() {
             self.on_reply(cluster, ticket, reply);
         }
@@ -191,6 +225,18 @@ impl Workload {
             assert!(cluster.now < end, "clients wait for ever");
             self.step(cluster);
         }
+    }
+
+    /// Values whose time is over by the clocks of as many machines as it takes may be gone from now on.
+    fn expire(&mut self, cluster: &Cluster) {
+        let oracle = &mut self.oracle;
+        self.expiring.retain(|expiring| {
+            let may_expire = expiring.may_be_over(cluster);
+            if may_expire {
+                oracle.may_expire(&expiring.key, &expiring.value);
+            }
+            !may_expire
+        });
     }
 
     fn act(&mut self, cluster: &mut Cluster) {
@@ -223,7 +269,17 @@ impl Workload {
             Some((key, condition)) => Operation::Put { key, value: self.value(), condition },
             None => self.invent(index),
         };
-        let operation = self.cooled(cluster.now, operation);
+        let mut operation = self.cooled(cluster.now, operation);
+        if let Operation::Put { key, value, .. } = &mut operation
+            && !self.steady.contains(key)
+            && self.random.chance(0.15)
+        {
+            let whole = self.random.between(Duration::from_secs(1), TTL_MAX);
+            value.ttl = Some(Ttl::new(whole));
+            let (key, value) = (key.clone(), value.clone());
+            let (begun, ahead) = (cluster.now, cluster.ahead());
+            self.expiring.push(Expiring { key, value, begun, ahead });
+        }
         let kind = match &operation {
             Operation::Get { key, consistency: Consistency::Any } => Kind::OneCopy(key.clone()),
             Operation::Get { key, .. }
@@ -302,7 +358,7 @@ impl Workload {
             _ => 0,
         };
         let bytes = format!("{}.{:x<padding$}", self.last_value, "").into();
-        Value { content_type: "text/plain".into(), bytes }
+        Value { content_type: "text/plain".into(), bytes, ttl: None }
     }
 
     /// Sends the operation of a client to some machine that can be reached.
@@ -464,18 +520,22 @@ impl Workload {
     /// Reads every key through every machine, and the list of keys through each. What a client has given up
     /// may still come and change a key meanwhile.
     pub(crate) fn read_back(&mut self, cluster: &mut Cluster) {
+        let all: Vec<Key> = self.keys.iter().chain(&self.steady).cloned().collect();
         for machine in cluster.awake() {
-            for key in self.keys.iter().chain(&self.steady) {
+            for key in &all {
                 let operation = get(key);
                 let entry = self.oracle.begin(key, &operation);
                 let answer = cluster.operate(machine, operation).expect("the ring is right");
+                self.expire(cluster);
                 if let Answer::Found { value, .. } = &answer {
-                    number(&value.bytes);
+                    let is_late = self.time_is_over && value.ttl.is_some();
+                    assert!(!is_late, "{key:?} still has {}", number(&value.bytes));
                 }
                 self.oracle.end(&entry, answer);
             }
             let begun = self.oracle.begin_list();
             let listed = list_through(cluster, machine, 7);
+            self.expire(cluster);
             self.listed += self.oracle.end_list(begun, "", &listed);
         }
     }

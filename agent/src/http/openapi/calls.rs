@@ -121,7 +121,7 @@ pub(super) const CALLS: &[Call] = &[
             Answer {
                 status: 200,
                 means: "The value, with the media type that was stored with it.",
-                headers: &[Header::ETag, Header::Consistency],
+                headers: &[Header::ETag, Header::Ttl, Header::Consistency],
                 content: Content::Any,
             },
             Answer {
@@ -146,6 +146,7 @@ pub(super) const CALLS: &[Call] = &[
             Parameter::IfMatch,
             Parameter::IfNoneMatchAny,
             Parameter::IdempotencyKey,
+            Parameter::Ttl,
         ],
         body: Body::Value,
         answers: &[tagged(200, "The value was replaced."), tagged(201, "The key was created.")],
@@ -162,7 +163,7 @@ pub(super) const CALLS: &[Call] = &[
         ..change(Route::Key, "put", "setKey", "Set the value of a key")
     },
     Call {
-        parameters: &[Parameter::Key, Parameter::IdempotencyKey],
+        parameters: &[Parameter::Key, Parameter::IdempotencyKey, Parameter::Ttl],
         body: Body::Value,
         answers: &[tagged(201, "The key was created.")],
         problems: &[

@@ -1,7 +1,7 @@
 //! Parameters and headers of the document.
 
 use serde_json::{Map, Value, json};
-use sky_api::{MAX_KEY_BYTES, header};
+use sky_api::{MAX_KEY_BYTES, MAX_TTL_S, header};
 
 /// What a call takes besides its body.
 #[derive(Debug, Clone, Copy)]
@@ -12,6 +12,7 @@ pub(super) enum Parameter {
     IfNoneMatch,
     IfNoneMatchAny,
     IdempotencyKey,
+    Ttl,
     Prefix,
     Limit,
     Cursor,
@@ -78,6 +79,13 @@ impl Parameter {
                 "Idempotency-Key",
                 "Makes a retry safe: the same key with the same call is applied once.",
                 json!({ "type": "string", "minLength": 1, "maxLength": 255 }),
+            ),
+            Self::Ttl => (
+                "header",
+                "TTL",
+                "How many seconds the value is kept, for ever if left out. It goes when most of its nodes say \
+                    that the time is over, never before and about a second later.",
+                json!({ "type": "integer", "minimum": 1, "maximum": MAX_TTL_S }),
             ),
             Self::Prefix => ("query", "prefix", "Only keys that begin so.", text),
             Self::Limit => (
@@ -161,6 +169,7 @@ pub(super) fn request_id() -> Value {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Header {
     ETag,
+    Ttl,
     Consistency,
 }
 
@@ -171,6 +180,12 @@ pub(super) fn headers(headers: &[Header]) -> Value {
     for header in headers {
         let (name, header) = match header {
             Header::ETag => ("ETag", required("The version of the value: opaque, in quotes.")),
+            Header::Ttl => (
+                "TTL",
+                optional(
+                    "How many seconds are left of the time that the value is kept, if not for ever.",
+                ),
+            ),
             Header::Consistency => {
                 (header::CONSISTENCY, optional("`any` if the answer is that of one copy."))
             }

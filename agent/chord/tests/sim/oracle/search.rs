@@ -108,7 +108,9 @@ impl Search<'_> {
                     }
                 }
                 Operation::Delete { condition, .. }
-                    if place.state != State::Absent && self.may_hold(place.state, condition) =>
+                    if place.state != State::Absent
+                        && self.may_hold(place.state, condition)
+                        && entry.expires.is_none_or(|value| self.is(place.state, value)) =>
                 {
                     (State::Absent, place.version)
                 }
@@ -163,6 +165,15 @@ impl Search<'_> {
             place.first += 1;
         }
         Some(place)
+    }
+
+    /// Whether the key can have this value.
+    fn is(&self, state: State, value: u64) -> bool {
+        match state {
+            State::Value(held) => held == value,
+            State::Unseen => self.versions.of_value(value).is_none(),
+            State::Absent => false,
+        }
     }
 
     fn has_version(&self, state: State, version: Option<Ballot>) -> bool {
