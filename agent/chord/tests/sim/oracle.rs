@@ -1,7 +1,8 @@
 //! What clients were told must be explicable by one order of all operations (linearizability), judged
 //! for each key ([`search`]). Lists of keys and reads of one copy promise less and are judged in
-//! [`presence`].
+//! [`presence`]; when values that are kept for a time may be gone is in [`expiring`].
 
+mod expiring;
 mod presence;
 mod search;
 
@@ -17,6 +18,8 @@ const LINES_SHOWN: usize = 30;
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
     keys: BTreeMap<Key, Vec<Entry>>,
+    /// Values that are kept for a time only, until it can be over.
+    expiring: Vec<expiring::Expiring>,
     clock: u64,
 }
 
@@ -51,15 +54,6 @@ impl Oracle {
         let (operation, invoked) = (operation.clone(), self.clock);
         entries.push(Entry { operation, expires: None, invoked, outcome: Outcome::Unknown });
         EntryId(key.clone(), entries.len() - 1)
-    }
-
-    /// From now on this value may vanish by itself.
-    pub(crate) fn may_expire(&mut self, key: &Key, value: &Value) {
-        self.clock += 1;
-        let operation = Operation::Delete { key: key.clone(), condition: Condition::Always };
-        let (expires, invoked) = (Some(number(&value.bytes)), self.clock);
-        let entry = Entry { operation, expires, invoked, outcome: Outcome::Unknown };
-        self.keys.entry(key.clone()).or_default().push(entry);
     }
 
     /// The client was answered.

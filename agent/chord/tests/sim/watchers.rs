@@ -69,6 +69,7 @@ impl Watchers {
 
     /// Takes what was told, and lets clients begin and end watches.
     pub(crate) fn act(&mut self, cluster: &mut Cluster, oracle: &mut Oracle) {
+        oracle.expire(cluster);
         for (machine, process, id, told) in cluster.take_told() {
             let is_of =
                 |open: &Open| (open.machine, open.process, open.id) == (machine, process, id);
