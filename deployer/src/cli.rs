@@ -376,6 +376,7 @@ pub enum KvCommand {
         /// The key
         key: String,
         /// The value; - reads it from the standard input
+        #[arg(allow_negative_numbers = true)]
         value: String,
         /// Its ring.
         #[command(flatten)]
@@ -386,6 +387,7 @@ pub enum KvCommand {
         /// The key
         key: String,
         /// The value; - reads it from the standard input
+        #[arg(allow_negative_numbers = true)]
         value: String,
         /// Its ring.
         #[command(flatten)]
