@@ -382,6 +382,7 @@ pub enum KvCommand {
         /// The key
         key: String,
         /// The value; - reads it from the standard input
+        #[arg(allow_negative_numbers = true)]
         value: String,
         /// Keep the value for this time only (90s, 10m, 2h)
         #[arg(long, value_name = "TIME", value_parser = ttl)]
@@ -395,6 +396,7 @@ pub enum KvCommand {
         /// The key
         key: String,
         /// The value; - reads it from the standard input
+        #[arg(allow_negative_numbers = true)]
         value: String,
         /// Keep the value for this time only (90s, 10m, 2h)
         #[arg(long, value_name = "TIME", value_parser = ttl)]

@@ -38,8 +38,36 @@ pub(super) struct Call {
     pub(super) parameters: &'static [Parameter],
     pub(super) body: Body,
     pub(super) answers: &'static [Answer],
-    /// Besides those that every call may be answered with.
+    pub(super) asks: Asks,
+    /// Besides those that every call may be answered with, and those that come with what it takes and asks.
     pub(super) problems: &'static [Code],
+}
+
+/// Whom a call needs for its answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asks {
+    Nobody,
+    /// The node of this agent.
+    Node,
+    /// Other members of the ring, by way of it.
+    Ring,
+}
+
+impl Call {
+    /// Its own problems, and those that come with what it takes and asks.
+    pub(super) fn problems(&self) -> Vec<Code> {
+        let takes = |parameter| self.parameters.contains(&parameter);
+        let has_body = !matches!(self.body, Body::None);
+        let common: [(bool, &[Code]); 5] = [
+            (takes(Parameter::Key), &[Code::InvalidKey]),
+            (has_body, &[Code::TooLarge, Code::UnsupportedMediaType]),
+            (self.asks != Asks::Nobody, &[Code::Overloaded]),
+            (self.asks == Asks::Ring, &[Code::Unavailable]),
+            (takes(Parameter::IdempotencyKey), &[Code::MaybeApplied, Code::DiskFull]),
+        ];
+        let common = common.into_iter().filter(|(holds, _)| *holds).flat_map(|(_, codes)| codes);
+        common.chain(self.problems).copied().collect()
+    }
 }
 
 /// What is sent.
@@ -87,6 +115,7 @@ const fn read(route: Route, id: &'static str, summary: &'static str) -> Call {
         parameters: &[],
         body: Body::None,
         answers: &[],
+        asks: Asks::Nobody,
         problems: &[],
     }
 }
@@ -107,7 +136,7 @@ pub(super) const CALLS: &[Call] = &[
             a page may have fewer keys than asked for, also none, and still not be the last one.",
         parameters: &[Parameter::Prefix, Parameter::Limit, Parameter::Cursor],
         answers: &[answer(200, "A page of keys.", Content::Json(of::<KeyList>))],
-        problems: &[Code::Unavailable, Code::Overloaded],
+        asks: Asks::Ring,
         ..read(Route::Keys, "listKeys", "List keys across the ring")
     },
     Call {
@@ -131,13 +160,8 @@ pub(super) const CALLS: &[Call] = &[
                 content: Content::None,
             },
         ],
-        problems: &[
-            Code::InvalidKey,
-            Code::NotFound,
-            Code::PreconditionFailed,
-            Code::Unavailable,
-            Code::Overloaded,
-        ],
+        asks: Asks::Ring,
+        problems: &[Code::NotFound, Code::PreconditionFailed],
         ..read(Route::Key, "readKey", "Read a key")
     },
     Call {
@@ -150,46 +174,23 @@ pub(super) const CALLS: &[Call] = &[
         ],
         body: Body::Value,
         answers: &[tagged(200, "The value was replaced."), tagged(201, "The key was created.")],
-        problems: &[
-            Code::InvalidKey,
-            Code::PreconditionFailed,
-            Code::TooLarge,
-            Code::UnsupportedMediaType,
-            Code::Unavailable,
-            Code::Overloaded,
-            Code::MaybeApplied,
-            Code::DiskFull,
-        ],
+        asks: Asks::Ring,
+        problems: &[Code::PreconditionFailed],
         ..change(Route::Key, "put", "setKey", "Set the value of a key")
     },
     Call {
         parameters: &[Parameter::Key, Parameter::IdempotencyKey, Parameter::Ttl],
         body: Body::Value,
         answers: &[tagged(201, "The key was created.")],
-        problems: &[
-            Code::InvalidKey,
-            Code::AlreadyExists,
-            Code::TooLarge,
-            Code::UnsupportedMediaType,
-            Code::Unavailable,
-            Code::Overloaded,
-            Code::MaybeApplied,
-            Code::DiskFull,
-        ],
+        asks: Asks::Ring,
+        problems: &[Code::AlreadyExists],
         ..change(Route::Key, "post", "createKey", "Create a key that does not exist")
     },
     Call {
         parameters: &[Parameter::Key, Parameter::IfMatch, Parameter::IdempotencyKey],
         answers: &[answer(204, "The key was deleted.", Content::None)],
-        problems: &[
-            Code::InvalidKey,
-            Code::NotFound,
-            Code::PreconditionFailed,
-            Code::Unavailable,
-            Code::Overloaded,
-            Code::MaybeApplied,
-            Code::DiskFull,
-        ],
+        asks: Asks::Ring,
+        problems: &[Code::NotFound, Code::PreconditionFailed],
         ..change(Route::Key, "delete", "deleteKey", "Delete a key")
     },
     Call {
@@ -201,13 +202,12 @@ pub(super) const CALLS: &[Call] = &[
             "The result of each operation, also of those that were refused.",
             Content::Json(of::<BatchReport>),
         )],
-        problems: &[Code::TooLarge, Code::UnsupportedMediaType],
         ..change(Route::Batch, "post", "batch", "Carry out several operations")
     },
     Call {
         parameters: &[Parameter::Key],
         answers: &[answer(200, "The way to the key's owner.", Content::Json(of::<LookupReport>))],
-        problems: &[Code::InvalidKey, Code::Unavailable, Code::Overloaded],
+        asks: Asks::Ring,
         ..read(Route::Lookup, "lookupKey", "Look up who keeps a key")
     },
     Call {
@@ -217,7 +217,7 @@ pub(super) const CALLS: &[Call] = &[
             "What this agent sees, or with `scope=all` what everyone does.",
             Content::Json(view_or_report),
         )],
-        problems: &[Code::Overloaded],
+        asks: Asks::Node,
         ..read(Route::Ring, "viewRing", "View the ring")
     },
     Call {
@@ -226,13 +226,13 @@ pub(super) const CALLS: &[Call] = &[
             "A digraph of the nodes, for Graphviz.",
             Content::Text("text/vnd.graphviz"),
         )],
-        problems: &[Code::Overloaded],
+        asks: Asks::Node,
         ..read(Route::RingDot, "drawRing", "Draw the ring")
     },
     Call {
         parameters: &[Parameter::Limit, Parameter::Cursor],
         answers: &[answer(200, "A page of keys.", Content::Json(of::<LocalKeys>))],
-        problems: &[Code::Overloaded],
+        asks: Asks::Node,
         ..read(Route::Local, "listLocalKeys", "List the keys that this agent holds itself")
     },
     Call {
@@ -281,12 +281,12 @@ pub(super) const CALLS: &[Call] = &[
             answer(200, "It is.", Content::Json(of::<Readiness>)),
             answer(503, "It is not yet, or not any more.", Content::Json(of::<Readiness>)),
         ],
-        problems: &[Code::Overloaded],
+        asks: Asks::Node,
         ..read(Route::Readyz, "isReady", "Ask whether the agent is ready for clients")
     },
     Call {
         answers: &[answer(200, "Prometheus text.", Content::Text("text/plain"))],
-        problems: &[Code::Overloaded],
+        asks: Asks::Node,
         ..read(Route::Metrics, "readMetrics", "Read what the agent counts")
     },
     Call {
@@ -306,19 +306,14 @@ pub(super) const CALLS: &[Call] = &[
     Call {
         body: Body::Json(of::<InitRequest>),
         answers: &[answer(204, "The agent is in this ring.", Content::None)],
-        problems: &[
-            Code::OtherRing,
-            Code::LengthRequired,
-            Code::TooLarge,
-            Code::UnsupportedMediaType,
-            Code::Overloaded,
-        ],
+        asks: Asks::Node,
+        problems: &[Code::OtherRing, Code::LengthRequired],
         ..change(Route::Init, "post", "foundRing", "Found a ring")
     },
     Call {
         description: "The phase in `/ring` is `drained` when everything is handed over.",
         answers: &[answer(202, "The agent begins to hand over its data.", Content::None)],
-        problems: &[Code::Overloaded],
+        asks: Asks::Node,
         ..change(Route::Leave, "post", "leaveRing", "Leave the ring")
     },
     Call {
@@ -329,13 +324,8 @@ pub(super) const CALLS: &[Call] = &[
             "The configuration that the survivors go on with.",
             Content::Json(of::<Config>),
         )],
-        problems: &[
-            Code::PreconditionFailed,
-            Code::LengthRequired,
-            Code::TooLarge,
-            Code::UnsupportedMediaType,
-            Code::Overloaded,
-        ],
+        asks: Asks::Node,
+        problems: &[Code::PreconditionFailed, Code::LengthRequired],
         ..change(Route::Force, "post", "forceRange", "Let the survivors of a range go on")
     },
 ];

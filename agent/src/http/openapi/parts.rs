@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use sky_api::{MAX_KEY_BYTES, MAX_TTL_S, header};
 
 /// What a call takes besides its body.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Parameter {
     Key,
     Consistency,
