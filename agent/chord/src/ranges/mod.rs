@@ -18,6 +18,7 @@
 //! - [`repair`]: what the leader of a range does: split, replace, sweep, compare, release
 //! - [`transfer`]: the sweep that brings a range to new members
 //! - [`compare`], [`digest`]: finding and levelling what members do not hold alike
+//! - [`progress`]: how far data has got, for people
 //! - [`scrub`]: finding damage on disk
 //! - [`tombstones`]: what remains of deleted keys, and when it goes
 //! - [`stored`]: the records of this node, with what is not yet on disk
@@ -32,6 +33,7 @@ mod leaving;
 mod listing;
 mod operate;
 mod plan;
+mod progress;
 mod register;
 mod repair;
 mod round;
@@ -154,6 +156,7 @@ pub(crate) struct Ranges {
     passes: transfer::Passes,
     comparisons: compare::Comparisons,
     collections: tombstones::Collections,
+    ended: progress::Ended,
     wakes: BTreeSet<(Time, Wake)>,
     /// Members that missed something, to be told to the leaders of their ranges.
     missed: BTreeSet<(RangeTag, NodeId)>,
