@@ -6,6 +6,8 @@ import { nameOf, nodeOf } from './state.js';
 
 /** Beyond this many lines none is drawn unless it belongs to the selected node. */
 const DRAWN = 60;
+/** Beyond this many suspected nodes the times stand below the ring only. */
+const TIMED = 3;
 /** How many are named of those who suspect one node. */
 const NAMED = 6;
 
@@ -28,11 +30,11 @@ export function drawSuspicions(state, view) {
   return s('g', { 'data-key': 'suspicions', class: 'suspicions', role: 'presentation' }, shown.map((line) => s('path', {
     'data-key': `suspicion-${line.by.id}-${line.node.id}`,
     d: link(line.by.at, line.node.at, 0.45),
-    class: `suspicion ${isChosen(line) ? '' : 'faint'}`,
+    class: `suspicion ${isChosen(line) && !view.lookup ? '' : 'faint'}`,
     'marker-end': 'url(#arrow-suspicion)',
   }, s('title', {}, `${line.by.name} has suspected ${line.node.name} for ${age(line.ms)}`))),
   // The time stands once for each node, on the line of whoever has suspected it longest.
-  suspected(state).length <= 6 && suspected(state).map(({ node, by: [[id, ms]] }) => {
+  suspected(state).length <= TIMED && !view.lookup && suspected(state).map(({ node, by: [[id, ms]] }) => {
     const from = nodeOf(state, id);
     if (!from || !shown.some((line) => line.node === node && line.by === from)) return null;
     const [x, y] = curve(from.at, node.at, 0.45).point;
