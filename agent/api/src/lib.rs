@@ -8,7 +8,7 @@ pub mod watch;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sky_chord::{Id, NodeId, Notice, Peer, View};
+use sky_chord::{Id, NodeId, Notice, Peer, Transfer, View};
 
 /// The default port of an agent, for HTTP and peers alike.
 pub const DEFAULT_PORT: u16 = 4321;
@@ -202,6 +202,17 @@ pub struct Problem {
     /// batch have none of their own.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub request_id: Option<String>,
+}
+
+/// `GET /ring`: what this agent sees, and the data that it is moving.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OwnReport {
+    /// Its view.
+    #[serde(flatten)]
+    pub view: View,
+    /// Data that it is bringing to members of ranges, and what it brought in the last half minute.
+    #[serde(default)]
+    pub transfers: Vec<Transfer>,
 }
 
 /// `GET /ring?scope=all`: every known member and its view, if it answered in time.

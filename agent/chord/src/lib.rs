@@ -59,4 +59,6 @@ pub use request::{
 };
 pub use settings::Settings;
 pub use time::Time;
-pub use view::{Finger, KeyCount, Load, MemberView, Phase, RangeView, View};
+pub use view::{
+    Finger, KeyCount, Load, MemberView, Phase, RangeView, Transfer, TransferKind, View,
+};

@@ -454,6 +454,10 @@ impl<R: Records> Node<R> {
                 self.ctx.reply(ticket, Reply::View(view));
             }
             Request::Views => self.start_survey(ticket),
+            Request::Transfers => {
+                let transfers = self.ranges.transfers(self.ctx.now);
+                self.ctx.reply(ticket, Reply::Transfers(transfers));
+            }
             Request::LocalKeys { after, limit } => self.local_keys(ticket, after, limit),
             Request::Init { ring } => self.init(ticket, ring),
             Request::Force { at, survivors } => {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::Id;
 use crate::config::{Ballot, Config, NodeId, Peer, RangeTag};
 use crate::record::{Key, Value};
-use crate::view::View;
+use crate::view::{Transfer, View};
 
 /// A client's operation on the keys of the ring.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,6 +213,8 @@ pub enum Request {
     View,
     /// The views of all known members.
     Views,
+    /// The data that this node is bringing to members of ranges.
+    Transfers,
     /// A page of the keys held by this node itself, with their marks.
     LocalKeys {
         /// Only keys after this place.
@@ -305,6 +307,8 @@ pub enum Reply {
     View(Box<View>),
     /// To [`Request::Views`]: every known member, and its view if it answered in time.
     Views(Vec<(Peer, Option<View>)>),
+    /// To [`Request::Transfers`].
+    Transfers(Vec<Transfer>),
     /// To [`Request::LocalKeys`].
     LocalKeys {
         /// The keys, in order of their points.

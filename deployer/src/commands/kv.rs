@@ -56,12 +56,15 @@ struct Report<'a> {
     content_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<Content>,
+    /// How many seconds are left of the time that it is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl: Option<u64>,
 }
 
 impl<'a> Report<'a> {
     fn of(key: &'a str, answer: KeyAnswer) -> Self {
-        let KeyAnswer { status, etag, content_type, .. } = answer;
-        Self { key, status: status.as_u16(), etag, content_type, value: None }
+        let KeyAnswer { status, etag, content_type, ttl, .. } = answer;
+        Self { key, status: status.as_u16(), etag, content_type, value: None, ttl }
     }
 }
 

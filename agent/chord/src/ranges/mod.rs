@@ -18,6 +18,7 @@
 //! - [`repair`]: what the leader of a range does: split, replace, sweep, compare, release
 //! - [`transfer`]: the sweep that brings a range to new members
 //! - [`compare`], [`digest`]: finding and levelling what members do not hold alike
+//! - [`progress`]: how far data has got, for people
 //! - [`scrub`]: finding damage on disk
 //! - [`tombstones`]: what remains of deleted keys, and when it goes
 //! - [`expiry`]: deleting values whose time is over
@@ -34,6 +35,7 @@ mod leaving;
 mod listing;
 mod operate;
 mod plan;
+mod progress;
 mod register;
 mod repair;
 mod round;
@@ -158,6 +160,7 @@ pub(crate) struct Ranges {
     comparisons: compare::Comparisons,
     collections: tombstones::Collections,
     expiries: expiry::Expiries,
+    ended: progress::Ended,
     wakes: BTreeSet<(Time, Wake)>,
     /// Members that missed something, to be told to the leaders of their ranges.
     missed: BTreeSet<(RangeTag, NodeId)>,

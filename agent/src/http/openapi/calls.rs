@@ -3,9 +3,10 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use sky_api::batch::{BatchReport, BatchRequest};
 use sky_api::{
-    Code, ForceRequest, InitRequest, KeyList, LocalKeys, LookupReport, Readiness, RingReport,
+    Code, ForceRequest, InitRequest, KeyList, LocalKeys, LookupReport, OwnReport, Readiness,
+    RingReport,
 };
-use sky_chord::{Config, View};
+use sky_chord::Config;
 
 use super::parts::{Header, Parameter};
 use crate::http::route::Route;
@@ -18,7 +19,7 @@ fn of<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
 }
 
 fn view_or_report(schemas: &mut SchemaGenerator) -> Schema {
-    let (view, report) = (of::<View>(schemas), of::<RingReport>(schemas));
+    let (view, report) = (of::<OwnReport>(schemas), of::<RingReport>(schemas));
     schemars::json_schema!({ "anyOf": [view, report] })
 }
 
