@@ -122,6 +122,11 @@ struct State {
 }
 
 impl Feed {
+    /// Whether who watches wants values too.
+    pub fn wants_values(&self) -> bool {
+        self.wish.get().is_some_and(|wish| wish.values)
+    }
+
     fn new(id: WatchId) -> Self {
         let state = State { taken: 0, owed: 0, left: Some(Instant::now()) };
         let events = Kept::new(KEPT, KEPT_BYTES);
@@ -201,6 +206,7 @@ impl Watches {
     /// A watch tells something.
     pub fn tell(&self, id: WatchId, told: Told) {
         let Some(feed) = self.open_ones().get(&id).cloned() else { return };
+        // What is wanted may not be known yet.
         let wants_values = feed.wish.get().is_none_or(|wish| wish.values);
         let (event, bytes) = match told {
             Told::Value { key, value, version } => {

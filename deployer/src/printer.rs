@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::{BufRead, ErrorKind, IsTerminal, Write};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::error::Error;
@@ -232,6 +233,8 @@ impl Printer {
         if !self.terminal || !std::io::stdin().is_terminal() {
             return None;
         }
+        // Heard from before anybody can see the question.
+        let mut interrupt = signal(SignalKind::interrupt()).ok()?;
         let _ = write!(std::io::stderr().lock(), "{question} ");
         let (send, answer) = tokio::sync::oneshot::channel();
         // In a thread of its own, which is not waited for: reading from a terminal cannot be given up.
@@ -242,7 +245,7 @@ impl Printer {
         });
         tokio::select! {
             answer = answer => answer.ok().flatten(),
-            _ = tokio::signal::ctrl_c() => {
+            _ = interrupt.recv() => {
                 self.say("");
                 Some(String::new())
             }

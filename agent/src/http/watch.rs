@@ -263,18 +263,19 @@ impl Reader {
         self.seen = number;
         self.feed.take(number, event);
         self.is_over = matches!(event, Event::Ended(_));
-        events::event(self.api.handle.watches().place(self.feed.id, number), &report(event))
+        let place = self.api.handle.watches().place(self.feed.id, number);
+        events::event(place, &report(event, self.feed.wants_values()))
     }
 }
 
-fn report(event: &Event) -> WatchReport {
+fn report(event: &Event, with_value: bool) -> WatchReport {
     match event {
         Event::Value { key, version, size, content_type, value } => WatchReport::Value {
             key: key.name().to_owned(),
             etag: etag::text(version),
             size: *size,
             content_type: content_type.to_string(),
-            value: value.as_deref().map(batch::content),
+            value: value.as_deref().filter(|_| with_value).map(batch::content),
         },
         Event::Deleted { key, version } => {
             WatchReport::Deleted { key: key.name().to_owned(), etag: etag::text(version) }

@@ -7,6 +7,12 @@ use super::{Entry, Oracle, Outcome, number};
 use crate::sim::clock::TRUE_RATE;
 use crate::sim::cluster::Cluster;
 
+/// Whether a key may have a single member.
+fn may_be_alone(cluster: &Cluster) -> bool {
+    let staying = cluster.machines.iter().filter(|place| !place.gone && !place.leaving).count();
+    staying <= 1 || cluster.settings.replicas == 1 || cluster.began_small
+}
+
 /// A value that is kept for a time.
 #[derive(Debug)]
 pub(super) struct Expiring {
@@ -15,6 +21,8 @@ pub(super) struct Expiring {
     begun: Time,
     /// How far the clocks of machines had gone ahead when it was written.
     ahead: Vec<u64>,
+    /// Whether a node may have kept the key alone since: then its clock suffices.
+    by_one: bool,
 }
 
 impl Oracle {
@@ -22,12 +30,17 @@ impl Oracle {
     pub(crate) fn expires(&mut self, cluster: &Cluster, key: &Key, value: &Value) {
         let (key, value) = (key.clone(), value.clone());
         let (begun, ahead) = (cluster.now, cluster.ahead());
-        self.expiring.push(Expiring { key, value, begun, ahead });
+        let by_one = may_be_alone(cluster);
+        self.expiring.push(Expiring { key, value, begun, ahead, by_one });
     }
 
     /// Sees which values may be gone by now; before anything is noted that shows one gone.
     pub(crate) fn expire(&mut self, cluster: &Cluster) {
-        let over = self.expiring.extract_if(.., |expiring| expiring.may_be_over(cluster));
+        let is_alone = may_be_alone(cluster);
+        let over = self.expiring.extract_if(.., |expiring| {
+            expiring.by_one |= is_alone;
+            expiring.may_be_over(cluster)
+        });
         for Expiring { key, value, .. } in over.collect::<Vec<_>>() {
             self.may_expire(&key, &value);
         }
@@ -44,7 +57,7 @@ impl Oracle {
 }
 
 impl Expiring {
-    /// Whether its time may be over by the clocks of two machines, or of one where a single one may keep a key.
+    /// Whether its time may be over by as many clocks as it takes.
     fn may_be_over(&self, cluster: &Cluster) -> bool {
         let Some(ttl) = self.value.ttl else { return false };
         let passed = cluster.now.since(self.begun).as_micros() as u64;
@@ -53,6 +66,6 @@ impl Expiring {
         let before = |machine: usize| self.ahead.get(machine).copied().unwrap_or(0);
         let shown = ahead.map(|(machine, ahead)| passed + ahead - before(machine));
         let over = shown.filter(|shown| *shown / 1000 >= ttl.whole_ms).count();
-        over >= if cluster.settings.replicas == 1 || cluster.began_small { 1 } else { 2 }
+        over >= if self.by_one { 1 } else { 2 }
     }
 }
