@@ -208,6 +208,7 @@ async fn story(page: &Page, url: &str, ring: &Ring, dashboard: Running) {
     page.act("start").await;
     page.verdict("right", RIGHT_WITHIN).await;
     page.state_becomes(name, "up").await;
+    page.fill("#key", "page/1 é").await;
     page.click("#key-form [value=get]").await;
     page.wait("#key-result [data-done=get].good", SOON).await;
     assert_eq!(page.text("#key-result .value").await, "from the page");

@@ -1,3 +1,5 @@
+//! Tests of `watch`.
+
 use super::*;
 use crate::event::Output;
 use crate::message::CallId;
