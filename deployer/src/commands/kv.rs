@@ -68,6 +68,15 @@ impl<'a> Report<'a> {
     }
 }
 
+/// Refuses what a path of the interface cannot name.
+pub(super) fn check(key: &str) -> Result<()> {
+    if matches!(key, "" | "." | "..") {
+        return Err(Error::new(format!("`{key}` cannot be a key"))
+            .hint("a key is 1 byte to 1 KiB of text, and neither . nor .."));
+    }
+    Ok(())
+}
+
 async fn change(
     context: &Context<'_>,
     inventory: &Path,
@@ -99,10 +108,7 @@ async fn request(
     value: Option<Bytes>,
     ttl: Option<u64>,
 ) -> Result<KeyAnswer> {
-    if matches!(key, "" | "." | "..") {
-        return Err(Error::new(format!("`{key}` cannot be a key"))
-            .hint("a key is 1 byte to 1 KiB of text, and neither . nor .."));
-    }
+    check(key)?;
     let deployment = Deployment::open(inventory).await?;
     let agents = deployment.agents().await?;
     let agent = agents.first().map(String::as_str).unwrap_or_default();

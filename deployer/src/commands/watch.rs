@@ -23,7 +23,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub(super) async fn run(context: &Context<'_>, args: &WatchArgs) -> Result<ExitCode> {
     let deployment = Deployment::open(&args.target.inventory).await?;
     let what = match (&args.key, &args.prefix) {
-        (Some(key), _) => Watched::Key(key),
+        (Some(key), _) => {
+            super::kv::check(key)?;
+            Watched::Key(key)
+        }
         (None, prefix) => Watched::Prefix(prefix.as_deref().unwrap_or_default()),
     };
     let mut watch = Watch {
