@@ -97,6 +97,7 @@ async fn a_ring_of_containers_survives_its_nodes() {
     }
 }
 
+#[expect(clippy::print_stderr, reason = "the time is a report, and no condition")]
 async fn survives_its_nodes(ring: &Ring) {
     let http = client();
     ring.must(&["apply", "--detach"]);
