@@ -354,7 +354,7 @@ fn on_a_terminal(folder: &Folder, arguments: &str, said: impl Fn(&str) -> bool) 
     loop {
         let length = screen.read(&mut piece).unwrap();
         if length == 0 {
-            return (text, terminal.wait().unwrap().code().unwrap());
+            break;
         }
         text.push_str(&String::from_utf8_lossy(&piece[..length]));
         if !pressed && said(&text) {
@@ -362,6 +362,7 @@ fn on_a_terminal(folder: &Folder, arguments: &str, said: impl Fn(&str) -> bool) 
             pressed = true;
         }
     }
+    (text, terminal.wait().unwrap().code().unwrap())
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! shrinks, while clients check every answer.
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
+#![expect(clippy::print_stderr, reason = "times are a report, and no condition")]
 
 #[path = "parts/ring.rs"]
 mod ring;

@@ -114,8 +114,17 @@ impl Page {
         }
     }
 
+    /// The text of a part of the page, as soon as it is there: the page makes parts anew at any moment.
     pub(super) async fn text(&self, css: &str) -> String {
-        self.0.find(Locator::Css(css)).await.unwrap().text().await.unwrap()
+        let script = "return document.querySelector(arguments[0])?.innerText";
+        for _ in 0..100 {
+            let text = self.0.execute(script, vec![css.into()]).await.unwrap();
+            match text.as_str() {
+                Some(text) => return text.trim().to_owned(),
+                None => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+        panic!("there is no {css}");
     }
 
     /// Waits until a part of the page says something.
