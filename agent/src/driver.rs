@@ -18,6 +18,7 @@ use crate::metrics::{Counters, Window};
 use crate::notices::Notices;
 use crate::rpc::Rpc;
 use crate::store::{Committer, Progress, Store};
+use crate::watches::Watches;
 
 /// Requests that may wait to be taken by the node.
 const WAITING: usize = 1024;
@@ -45,6 +46,7 @@ pub struct Handle {
     me: Peer,
     requests: mpsc::Sender<(Request, oneshot::Sender<Reply>)>,
     notices: Arc<Notices>,
+    watches: Arc<Watches>,
     counters: Arc<Counters>,
     trouble: watch::Receiver<Option<String>>,
 }
@@ -71,6 +73,11 @@ impl Handle {
     /// The latest notices of the node.
     pub fn notices(&self) -> Arc<Notices> {
         Arc::clone(&self.notices)
+    }
+
+    /// The watches of clients.
+    pub fn watches(&self) -> &Watches {
+        &self.watches
     }
 
     /// One operation of a client is finished, successfully or not.
@@ -121,6 +128,7 @@ pub struct Driver<S: Store> {
     askers: BTreeMap<Ticket, Asker>,
     last_ticket: u64,
     notices: Arc<Notices>,
+    watches: Arc<Watches>,
     counters: Arc<Counters>,
     window: Window,
     found: Option<RingId>,
@@ -148,10 +156,12 @@ impl<S: Store + Clone> Driver<S> {
         let Parts { start, store, committer, rpc, network, counters, found, trouble } = parts;
         let (requests, waiting) = mpsc::channel(WAITING);
         let notices = Arc::new(Notices::new(start.me.node.incarnation, start.boot));
+        let watches = Arc::new(Watches::new(start.me.node.incarnation, start.boot));
         let handle = Handle {
             me: start.me.clone(),
             requests,
             notices: Arc::clone(&notices),
+            watches: Arc::clone(&watches),
             counters: Arc::clone(&counters),
             trouble,
         };
@@ -167,6 +177,7 @@ impl<S: Store + Clone> Driver<S> {
             askers: BTreeMap::new(),
             last_ticket: 0,
             notices,
+            watches,
             counters,
             window: Window::default(),
             found,
@@ -225,6 +236,9 @@ impl<S: Store + Clone> Driver<S> {
                         self.look_at_myself();
                     }
                     self.measure();
+                    for watch in self.watches.expire(std::time::Instant::now()) {
+                        self.ask(Request::Unwatch { watch }, Asker::Driver);
+                    }
                 }
                 () = tick => self.handle(Event::Tick),
             }
@@ -288,18 +302,27 @@ impl<S: Store + Clone> Driver<S> {
                     }
                 }
                 Output::Persist { seq, writes } => self.committer.submit(seq, writes),
-                Output::Reply { ticket, reply } => match self.askers.remove(&ticket) {
-                    // A client that went away needs no answer.
-                    Some(Asker::Client(asker)) => drop(asker.send(reply)),
-                    Some(Asker::Driver) => self.learn(reply),
-                    None => {}
-                },
+                Output::Reply { ticket, reply } => self.answer(ticket, reply),
+                Output::Told { watch, told } => self.watches.tell(watch, told),
                 Output::Notify(notice) => self.tell(notice),
                 Output::Wait { until } => {
                     self.deadline = until;
                     return;
                 }
             }
+        }
+    }
+
+    fn answer(&mut self, ticket: Ticket, reply: Reply) {
+        if let Reply::Watching(Ok(watch)) = reply {
+            // What it tells may come before anybody has read its name.
+            self.watches.begin(watch);
+        }
+        match self.askers.remove(&ticket) {
+            // A client that went away needs no answer.
+            Some(Asker::Client(asker)) => drop(asker.send(reply)),
+            Some(Asker::Driver) => self.learn(reply),
+            None => {}
         }
     }
 

@@ -17,6 +17,7 @@ pub mod driver;
 mod fuzz;
 mod health;
 pub mod http;
+pub mod kept;
 mod logging;
 pub mod metrics;
 pub mod notices;
@@ -27,6 +28,7 @@ pub mod rpc;
 mod simulate;
 pub mod store;
 mod svg;
+pub mod watches;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -1,13 +1,13 @@
 //! The latest notices of this agent, kept for readers that come again.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use sky_chord::Notice;
 use tokio::sync::watch;
+
+use crate::kept::{Kept, Next};
 
 /// How many are kept.
 pub const KEPT: usize = 1024;
@@ -50,52 +50,23 @@ impl FromStr for Place {
 #[error("not a place in the events of an agent")]
 pub struct NotAPlace;
 
-/// What comes next for a reader.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
-    /// A notice, with its number and when it was given.
-    Notice(u64, SystemTime, Notice),
-    /// So many notices are not kept any more. The reader goes on after the number `up_to`.
-    Missed {
-        /// How many.
-        count: u64,
-        /// The number of the last one.
-        up_to: u64,
-    },
-    /// Nothing yet.
-    Nothing,
-}
-
 /// The notices of one start of an agent, written by its driver and read by its clients.
 #[derive(Debug)]
 pub struct Notices {
     start: Place,
-    kept: Mutex<VecDeque<(u64, SystemTime, Notice)>>,
-    /// The number of the last one.
-    last: watch::Sender<u64>,
+    kept: Kept<(SystemTime, Notice)>,
 }
 
 impl Notices {
     /// None yet, of this start.
     pub fn new(incarnation: u64, boot: u32) -> Self {
-        Self {
-            start: Place { incarnation, boot, number: 0 },
-            kept: Mutex::default(),
-            last: watch::Sender::new(0),
-        }
+        let kept = Kept::new(KEPT, usize::MAX);
+        Self { start: Place { incarnation, boot, number: 0 }, kept }
     }
 
     /// Adds one, and forgets the oldest one if there are too many.
     pub fn push(&self, notice: Notice) {
-        let number = *self.last.borrow() + 1;
-        {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept.len() == KEPT {
-                kept.pop_front();
-            }
-            kept.push_back((number, SystemTime::now(), notice));
-        }
-        self.last.send_replace(number);
+        self.kept.push((SystemTime::now(), notice), 0);
     }
 
     /// The place after the notice of this number.
@@ -105,59 +76,24 @@ impl Notices {
 
     /// The number in a place of this start; none if it is a place of another one.
     pub fn number(&self, place: Place) -> Option<u64> {
-        let known = self.place(place.number) == place && place.number <= *self.last.borrow();
+        let known = self.place(place.number) == place && place.number <= *self.last().borrow();
         known.then_some(place.number)
     }
 
     /// Changes with each notice to its number.
     pub fn last(&self) -> watch::Receiver<u64> {
-        self.last.subscribe()
+        self.kept.last()
     }
 
-    /// What follows the notice of this number.
-    pub fn after(&self, number: u64) -> Next {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((oldest, ..)) = kept.front() else { return Next::Nothing };
-        if number + 1 < *oldest {
-            return Next::Missed { count: oldest - 1 - number, up_to: oldest - 1 };
-        }
-        let index = usize::try_from(number + 1 - oldest).unwrap_or(usize::MAX);
-        match kept.get(index) {
-            Some((number, at, notice)) => Next::Notice(*number, *at, notice.clone()),
-            None => Next::Nothing,
-        }
+    /// What follows the notice of this number, with when it was given.
+    pub fn after(&self, number: u64) -> Next<(SystemTime, Notice)> {
+        self.kept.after(number)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn numbered(next: Next) -> Option<u64> {
-        match next {
-            Next::Notice(number, _, notice) => {
-                assert_eq!(notice, Notice::DiskFull { full: number % 2 == 0 });
-                Some(number)
-            }
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn the_latest_are_kept_and_what_is_missed_is_told() {
-        let notices = Notices::new(7, 1);
-        assert_eq!(notices.after(0), Next::Nothing);
-        let many = KEPT as u64 + 10;
-        for number in 1..=many {
-            notices.push(Notice::DiskFull { full: number % 2 == 0 });
-        }
-        assert_eq!(notices.after(0), Next::Missed { count: 10, up_to: 10 });
-        assert_eq!(notices.after(9), Next::Missed { count: 1, up_to: 10 });
-        assert_eq!(numbered(notices.after(10)), Some(11));
-        assert_eq!(numbered(notices.after(many - 1)), Some(many));
-        assert_eq!(notices.after(many), Next::Nothing);
-        assert_eq!(*notices.last().borrow(), many);
-    }
 
     #[test]
     fn places_are_of_one_start() {

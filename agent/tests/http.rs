@@ -11,6 +11,8 @@ mod events;
 mod support;
 #[path = "http/ttl.rs"]
 mod ttl;
+#[path = "http/watch.rs"]
+mod watch;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;

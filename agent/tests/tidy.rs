@@ -28,7 +28,7 @@ const CHORD_LAYERS: &[&[&str]] = &[
     &["config", "record", "message", "request", "view", "event", "settings"],
     &["call", "check"],
     &["context", "timer"],
-    &["ring", "fingers", "lookup", "membership", "ranges"],
+    &["ring", "fingers", "lookup", "membership", "ranges", "watch"],
     &["node"],
 ];
 

@@ -15,6 +15,11 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+/// `1 key`, `1,234 keys`.
+pub(crate) fn of(number: u64, thing: &str) -> String {
+    format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
 /// 1500 as `1.5 kB`.
 pub(crate) fn bytes(number: u64) -> String {
     let mut amount = number as f64;
@@ -58,7 +63,7 @@ pub(crate) fn since(moment: u64) -> String {
         7200..172_800 => (age / 3600, "hour"),
         _ => (age / 86_400, "day"),
     };
-    format!("{number} {unit}{} ago", if number == 1 { "" } else { "s" })
+    format!("{} ago", of(number, unit))
 }
 
 #[cfg(test)]
@@ -68,6 +73,7 @@ mod tests {
     #[test]
     fn amounts_are_readable() {
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([0, 1, 1000].map(|number| of(number, "key")), ["0 keys", "1 key", "1,000 keys"]);
         assert_eq!([0, 999, 1500, 148_000_000].map(bytes), ["0 B", "999 B", "1.5 kB", "148.0 MB"]);
         assert_eq!(bytes(5_000_000_000_000_000), "5000.0 TB");
         assert_eq!(rate(30_000, Duration::from_secs(2)), "15,000/s");

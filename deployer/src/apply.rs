@@ -40,6 +40,7 @@ pub async fn carry_out(
         let created = plan.created();
         if !created.is_empty() {
             let begun = Instant::now();
+            progress.printer().passing("preparing what the nodes need");
             for prepared in deployment.provider.prepare(&created).await? {
                 if let Some(node) = wanted.iter_mut().find(|node| node.name == prepared.name) {
                     *node = prepared;

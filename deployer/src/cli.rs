@@ -382,6 +382,7 @@ pub enum KvCommand {
         /// The key
         key: String,
         /// The value; - reads it from the standard input
+        #[arg(allow_negative_numbers = true)]
         value: String,
         /// Keep the value for this time only (90s, 10m, 2h)
         #[arg(long, value_name = "TIME", value_parser = ttl)]
@@ -395,6 +396,7 @@ pub enum KvCommand {
         /// The key
         key: String,
         /// The value; - reads it from the standard input
+        #[arg(allow_negative_numbers = true)]
         value: String,
         /// Keep the value for this time only (90s, 10m, 2h)
         #[arg(long, value_name = "TIME", value_parser = ttl)]
@@ -420,4 +422,24 @@ pub enum KvCommand {
         #[arg(long, default_value = "")]
         prefix: String,
     },
+    /// Print what is there and every change, until Ctrl-C, through agents that come and go
+    Watch(WatchArgs),
+}
+
+/// The arguments of `kv watch`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["key", "prefix"])))]
+pub struct WatchArgs {
+    /// The key
+    #[arg(long)]
+    pub key: Option<String>,
+    /// All keys that begin with this; all keys if it is empty
+    #[arg(long)]
+    pub prefix: Option<String>,
+    /// Print values too, if they have at most 16 KiB
+    #[arg(long)]
+    pub values: bool,
+    /// Its ring.
+    #[command(flatten)]
+    pub target: Target,
 }

@@ -40,6 +40,14 @@ pub fn bearer(token: Option<&str>) -> Result<HeaderMap> {
     Ok(headers)
 }
 
+/// What can be watched.
+#[derive(Debug, Clone, Copy)]
+pub enum Watched<'a> {
+    /// One key.
+    Key(&'a str),
+    /// All keys that begin so.
+    Prefix(&'a str),
+}
 const TTL: HeaderName = HeaderName::from_static(sky_api::header::TTL);
 
 /// What became of a request for a key.
@@ -175,6 +183,34 @@ impl Client {
     ) -> Result<LocalKeys> {
         let url = format!("{agent}{}?limit={limit}{}", path::LOCAL, after(cursor));
         json(self.http.get(url).timeout(KEY_WITHIN), agent).await
+    }
+
+    /// What changes, as server-sent events, from the place on that the same agent told. The inner error is a
+    /// refusal that another agent would give as well.
+    pub async fn watch(
+        &self,
+        agent: &str,
+        what: Watched<'_>,
+        values: bool,
+        place: Option<&str>,
+    ) -> Result<Result<Response>> {
+        let path = match what {
+            Watched::Key(key) => format!("{}/{}?", path::WATCH, encode(key)),
+            Watched::Prefix(prefix) => format!("{}?prefix={}&", path::WATCH, encode(prefix)),
+        };
+        let mut request = self.http.get(format!("{agent}{path}values={values}"));
+        if let Some(place) = place {
+            request = request.header("last-event-id", place);
+        }
+        let answer = tokio::time::timeout(KEY_WITHIN, request.send()).await;
+        let failed = || format!("no answer from the agent at {agent}");
+        let response = answer.map_err(|_| Error::new(failed()))?.during(failed)?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(Ok(response));
+        }
+        let refusal = problem(agent, status, &response.bytes().await.unwrap_or_default());
+        if status.is_client_error() { Ok(Err(refusal)) } else { Err(refusal) }
     }
 
     fn key_request(&self, agent: &str, method: Method, key: &str) -> RequestBuilder {

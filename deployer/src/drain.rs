@@ -9,12 +9,12 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use reqwest::{Method, StatusCode};
 use sky_chord::Phase;
 
-use crate::converge;
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
 use crate::observe::{NodeState, Sighting};
 use crate::printer::Printer;
 use crate::timing::Progress;
+use crate::{amount, converge};
 
 /// How long a node may take to hand over its data.
 const DRAINED_WITHIN: Duration = Duration::from_secs(600);
@@ -75,7 +75,8 @@ pub async fn drain(deployment: &Deployment, name: &str, progress: &Progress) -> 
         .map(|other| other.url.clone())
         .collect();
     read_back(deployment, name, &agents, &held, printer).await?;
-    let said = format_args!("{name} drained: {} keys read back", held.len());
+    let keys = amount::of(held.len() as u64, "key");
+    let said = format_args!("{name} drained: {keys} read back");
     progress.done(begun, "drain", Some(name), said);
     Ok(())
 }

@@ -160,7 +160,15 @@ fn take_on(shared: bool, folder: &Path, ring: &str, name: &str, command: &str) -
         boot: machine::boot_id(),
         mark: random_hex(8)?,
     };
-    write_json(&note, &holder)?;
+    match write_json(&note, &holder) {
+        Err(error) if shared => return Err(error),
+        // The kernel's lock holds without it, and on a full disk what makes room must not be kept from it.
+        Err(error) => {
+            let _ = std::fs::remove_file(&note);
+            tracing::warn!(%error, "others will not be told who changes the ring");
+        }
+        Ok(()) => {}
+    }
     let mut lock = Lock { _file: file, note, holder, beat: None };
     if shared {
         std::thread::sleep(SETTLES);
@@ -328,6 +336,19 @@ mod tests {
             assert!(!note_of(folder.path(), "lock").exists());
             drop(take("destroy").unwrap());
         }
+    }
+
+    /// On a full disk no note can be written, and what makes room needs the lock.
+    #[test]
+    fn a_note_that_cannot_be_written_keeps_nobody_from_a_disk_of_this_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(note_of(folder.path(), "lock")).unwrap();
+        let take = |shared| take_on(shared, folder.path(), "sky", "lock", "destroy");
+        assert!(take(true).is_err());
+        let lock = take(false).unwrap();
+        assert!(take(false).is_err(), "locked twice");
+        drop(lock);
+        take(false).unwrap();
     }
 
     #[test]

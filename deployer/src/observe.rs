@@ -24,7 +24,7 @@ pub struct Sighting {
     pub view: Option<View>,
     /// Where this program reaches its agent.
     pub url: String,
-    /// What the provider says of it beyond its state, as a clause.
+    /// What the provider or the agent says of it beyond its state, as a clause.
     pub note: Option<String>,
 }
 
@@ -50,6 +50,9 @@ impl Sighting {
             },
         };
         let Machine { node, handle, url, note, .. } = machine;
+        let full = view.as_ref().is_some_and(|view| view.load.disk_full);
+        let note =
+            note.or_else(|| full.then(|| "its disk is full: it stores nothing new".to_owned()));
         Self { node, state, handle, view, url, note }
     }
 
@@ -120,7 +123,7 @@ pub struct NodeReport {
     pub state: NodeState,
     /// Where it lives.
     pub provider: ProviderKind,
-    /// What the provider says of it beyond its state; none if there is nothing to say.
+    /// What is to be said of it beyond its state; none if there is nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// `pid`, `container` or `server`; none if it does not run.

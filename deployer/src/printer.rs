@@ -1,9 +1,10 @@
 //! The only module that prints. Data goes to stdout, talk to stderr.
 
 use std::fmt::Display;
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, ErrorKind, IsTerminal, Write};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::error::Error;
@@ -64,8 +65,11 @@ impl Printer {
 
     /// Data as it is.
     pub fn bytes(&self, bytes: &[u8]) {
-        if self.try_bytes(bytes).is_err() {
-            // The reader of the pipe has left (`| head`): nobody is there to be told.
+        if let Err(error) = self.try_bytes(bytes) {
+            // Where the reader of the pipe has left (`| head`), nobody is there to be told.
+            if error.kind() != ErrorKind::BrokenPipe {
+                self.error(&Error::caused("cannot write to the standard output", &error));
+            }
             std::process::exit(1);
         }
     }
@@ -123,19 +127,44 @@ impl Printer {
     }
 
     /// Data that takes the place of the data before on a terminal, and follows it with its time elsewhere.
-    pub fn frame(&self, at: &str, lines: &[String]) {
-        let mut text = if self.data_terminal { "\x1b[H".to_owned() } else { String::new() };
-        // What is left of the longer lines before is wiped out line by line: a screen that is cleared
-        // first flickers.
-        let end = if self.data_terminal { "\x1b[K\n" } else { "\n" };
-        for line in std::iter::once(at).chain(lines.iter().map(String::as_str)) {
+    /// What does not fit on the terminal is left out.
+    pub fn frame(&self, first: bool, at: &str, lines: &[String]) {
+        let lines = std::iter::once(at).chain(lines.iter().map(String::as_str));
+        let Some(rows) = self.rows() else {
+            return self.bytes((lines.collect::<Vec<_>>().join("\n") + "\n").as_bytes());
+        };
+        let mut text = String::new();
+        if first {
+            // What stood on the screen goes up into what can be scrolled back to.
+            text.push_str(&"\n".repeat(rows));
+        }
+        // Long lines are cut instead of folded. What is left of the longer lines before is wiped out line
+        // by line: a screen that is cleared first flickers.
+        text.push_str("\x1b[?7l\x1b[H");
+        let all: Vec<&str> = lines.collect();
+        let room = rows.saturating_sub(1).max(2);
+        let shown = if all.len() > room { room - 1 } else { all.len() };
+        for line in &all[..shown] {
             text.push_str(line);
-            text.push_str(end);
+            text.push_str("\x1b[K\n");
         }
-        if self.data_terminal {
-            text.push_str("\x1b[J");
+        if shown < all.len() {
+            let more = all.len() - shown;
+            text.push_str(&format!("... {more} more lines: make the window higher\x1b[K\n"));
         }
+        text.push_str("\x1b[J\x1b[?7h");
         self.bytes(text.as_bytes());
+    }
+
+    /// How many rows data may have; none if it does not go to a terminal.
+    pub fn rows(&self) -> Option<usize> {
+        if !self.data_terminal {
+            return None;
+        }
+        let size = rustix::termios::tcgetwinsize(std::io::stdout());
+        // Some terminals do not know.
+        let rows = size.ok().map(|size| usize::from(size.ws_row)).filter(|rows| *rows > 0);
+        Some(rows.unwrap_or(24))
     }
 
     /// Talk: one line on stderr.
@@ -175,6 +204,11 @@ impl Printer {
         self.paint(&format!("({text})"), "2")
     }
 
+    /// What to do next.
+    pub fn hint(&self, line: impl Display) {
+        self.say(format_args!("{} {line}", self.paint("hint:", "36")));
+    }
+
     /// Something that needs attention but does not stop the work.
     pub fn warn(&self, line: impl Display) {
         self.say(format_args!("{} {line}", self.paint("warning:", "33")));
@@ -194,26 +228,28 @@ impl Printer {
         }
     }
 
-    /// Asks for a yes on the terminal; none if there is nobody to ask.
-    pub fn ask(&self, question: impl Display) -> Option<bool> {
+    /// Asks for a text on the terminal; none if there is nobody to ask. Ctrl-C is an empty answer.
+    pub async fn ask(&self, question: impl Display) -> Option<String> {
         if !self.terminal || !std::io::stdin().is_terminal() {
             return None;
         }
-        let _ = write!(std::io::stderr().lock(), "{question} [y/N] ");
-        let mut answer = String::new();
-        std::io::stdin().lock().read_line(&mut answer).ok()?;
-        Some(matches!(answer.trim(), "y" | "Y" | "yes"))
-    }
-
-    /// Asks for a text on the terminal; none if there is nobody to ask.
-    pub fn ask_text(&self, question: impl Display) -> Option<String> {
-        if !self.terminal || !std::io::stdin().is_terminal() {
-            return None;
+        // Heard from before anybody can see the question.
+        let mut interrupt = signal(SignalKind::interrupt()).ok()?;
+        let _ = write!(std::io::stderr().lock(), "{question} ");
+        let (send, answer) = tokio::sync::oneshot::channel();
+        // In a thread of its own, which is not waited for: reading from a terminal cannot be given up.
+        std::thread::spawn(move || {
+            let mut answer = String::new();
+            let read = std::io::stdin().lock().read_line(&mut answer);
+            let _ = send.send(read.ok().map(|_| answer.trim().to_owned()));
+        });
+        tokio::select! {
+            answer = answer => answer.ok().flatten(),
+            _ = interrupt.recv() => {
+                self.say("");
+                Some(String::new())
+            }
         }
-        let _ = write!(std::io::stderr().lock(), "{question}: ");
-        let mut answer = String::new();
-        std::io::stdin().lock().read_line(&mut answer).ok()?;
-        Some(answer.trim().to_owned())
     }
 
     fn paint(&self, text: &str, color: &str) -> String {

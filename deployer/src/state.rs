@@ -2,7 +2,7 @@
 //! decided twice. The nodes themselves are found again by their labels and records, not here.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -192,7 +192,7 @@ impl RingFolder {
     /// Removes the folder and everything in it.
     pub fn remove(&self) -> Result<()> {
         match std::fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(Error::caused(format!("cannot remove {}", self.path.display()), &error))
             }
             _ => {
@@ -210,7 +210,19 @@ pub(crate) fn create_private(path: &Path) -> Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .during(|| format!("cannot make {}", path.display()))
+        .map_err(|error| unwritable(format!("cannot make {}", path.display()), &error))
+}
+
+/// The error for what cannot be written in the folder of a ring, with what to do.
+fn unwritable(what: String, error: &io::Error) -> Error {
+    let hint = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room on that disk",
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
+            "mend its permissions, or set XDG_STATE_HOME to a folder that can be written"
+        }
+        _ => return Error::caused(what, error),
+    };
+    Error::caused(what, error).hint(hint)
 }
 
 /// Replaces a file at once, readable only by its owner.
@@ -226,14 +238,18 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
         std::fs::rename(&draft, path)?;
         path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     };
-    write().during(|| format!("cannot write {}", path.display()))
+    write().map_err(|error| {
+        // What is there of it takes room, and nobody would use it.
+        let _ = std::fs::remove_file(&draft);
+        unwritable(format!("cannot write {}", path.display()), &error)
+    })
 }
 
 /// The text of a file; none if there is no such file.
 fn read_text(path: &Path) -> Result<Option<String>> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::caused(format!("cannot read {}", path.display()), &error)),
     }
 }

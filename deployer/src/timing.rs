@@ -32,8 +32,8 @@ pub struct Times {
 /// How long a step took, for `--json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepTime {
-    /// `plan`, `prepare`, `create`, `start`, `unpause`, `restart`, `found`, `right`, `drain`, `remove`,
-    /// `renew` or `clear`.
+    /// `plan`, `prepare`, `create`, `start`, `pause`, `unpause`, `stop`, `restart`, `found`, `right`,
+    /// `drain`, `remove`, `renew` or `clear`.
     pub step: &'static str,
     /// The node it was about; none if about all.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,67 +1,28 @@
 //! The dashboard in a real browser, over a real ring of processes made by the real program.
 //!
 //! Needs Chromium and its driver. Without them the test says so and ends; where `CI` is `true` it fails.
-//! `UPDATE_PICTURE=1` makes the picture in README anew.
+//! `UPDATE_PICTURE=1` makes the picture in README anew; `SKY_PICTURES=FOLDER` writes what it looks like.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "this is test code")]
+#![expect(clippy::unwrap_used, reason = "this is test code")]
 
-use std::io::{BufRead, BufReader, Write};
+#[path = "parts/browser.rs"]
+mod browser;
+
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use fantoccini::elements::Element;
-use fantoccini::{Client, ClientBuilder, Locator};
+use browser::{Page, RIGHT_WITHIN, Running, SOON, browser, open};
+use fantoccini::Locator;
 use futures_util::FutureExt;
-use hyper_util::client::legacy::connect::HttpConnector;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-
-/// How long the ring may take to be right, on a busy machine.
-const RIGHT_WITHIN: Duration = Duration::from_secs(90);
-/// How long anything else on the page may take.
-const SOON: Duration = Duration::from_secs(20);
-
-/// A program of this test, ended with it.
-struct Running(Child);
-
-impl Running {
-    /// Starts a program and reads its output until `found` finds something in a line.
-    fn start<T: Send + 'static>(
-        command: &mut Command,
-        found: impl Fn(&str) -> Option<T> + Send + 'static,
-    ) -> (Self, T) {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            // The output is read to its end, so that the program never waits for its reader.
-            for line in lines.map_while(Result::ok) {
-                // Shown if the test fails, but never a token.
-                println!("{}", line.split("#token=").next().unwrap());
-                if let Some(found) = found(&line) {
-                    let _ = sender.send(found);
-                }
-            }
-        });
-        let running = Self(child);
-        let found = receiver.recv_timeout(RIGHT_WITHIN);
-        (running, found.unwrap_or_else(|_| panic!("{command:?} did not say what was expected")))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let pid = Pid::from_child(&self.0);
-        let _ = kill_process(pid, Signal::TERM);
-        let _ = self.0.wait();
-    }
-}
 
 /// A ring in a folder of its own, destroyed with the test.
 struct Ring {
     folder: tempfile::TempDir,
+    port: u16,
 }
 
 impl Ring {
@@ -71,7 +32,7 @@ impl Ring {
         let inventory =
             format!("ring: {{name: browser}}\nnodes: {nodes}\nagent: {{port: {port}}}\n");
         std::fs::write(folder.path().join("inventory.yaml"), inventory).unwrap();
-        Self { folder }
+        Self { folder, port }
     }
 
     /// The program, where no Docker engine can be reached.
@@ -105,86 +66,9 @@ fn free_ports(count: usize) -> u16 {
         .expect("some ports are free")
 }
 
-fn in_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
-}
-
-/// The browser and its driver; says what is skipped without them.
-fn browser() -> Option<(PathBuf, PathBuf)> {
-    let chromium = ["chromium", "chromium-browser", "google-chrome"].into_iter().find_map(in_path);
-    let found = chromium.zip(in_path("chromedriver"));
-    if found.is_none() {
-        let how = "Chromium or chromedriver is missing: `apt-get install chromium chromium-driver`";
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "{how}");
-        // Written past the test harness, which hides what a test prints unless it fails.
-        let _ = writeln!(std::io::stderr(), "skipped: the dashboard in a browser. {how}");
-    }
-    found
-}
-
-async fn connect(chromium: &Path, driver: u16) -> Client {
-    let arguments = [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--window-size=1400,1000",
-    ];
-    let mut capabilities = serde_json::Map::new();
-    capabilities
-        .insert("goog:chromeOptions".to_owned(), json!({"binary": chromium, "args": arguments}));
-    ClientBuilder::new(HttpConnector::new())
-        .capabilities(capabilities)
-        .connect(&format!("http://127.0.0.1:{driver}"))
-        .await
-        .unwrap()
-}
-
-/// The page, as a user sees it.
-struct Page(Client);
-
 impl Page {
-    async fn wait(&self, css: &str, at_most: Duration) -> Element {
-        let found = self.0.wait().at_most(at_most).for_element(Locator::Css(css)).await;
-        match found {
-            Ok(element) => element,
-            Err(error) => panic!("{css} did not appear: {error}\n{}", self.text("main").await),
-        }
-    }
-
     async fn verdict(&self, verdict: &str, at_most: Duration) -> String {
         self.wait(&format!("#verdict[data-verdict={verdict}]"), at_most).await.text().await.unwrap()
-    }
-
-    async fn text(&self, css: &str) -> String {
-        self.0.find(Locator::Css(css)).await.unwrap().text().await.unwrap()
-    }
-
-    /// Waits until a part of the page says something.
-    async fn says(&self, css: &str, words: &str) {
-        let saying = async {
-            while !self.text(css).await.contains(words) {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        if tokio::time::timeout(SOON, saying).await.is_err() {
-            panic!("{css} does not say `{words}`: {}", self.text(css).await);
-        }
-    }
-
-    async fn count(&self, css: &str) -> usize {
-        self.0.find_all(Locator::Css(css)).await.unwrap().len()
-    }
-
-    async fn click(&self, css: &str) {
-        self.wait(css, SOON).await.click().await.unwrap();
-    }
-
-    async fn fill(&self, css: &str, text: &str) {
-        let field = self.wait(css, SOON).await;
-        field.clear().await.unwrap();
-        field.send_keys(text).await.unwrap();
     }
 
     /// Writes what README shows.
@@ -194,10 +78,6 @@ impl Page {
         let picture = self.0.screenshot().await.unwrap();
         std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(file), picture).unwrap();
         self.0.set_window_size(1400, 1000).await.unwrap();
-    }
-
-    async fn run(&self, script: &str) -> Value {
-        self.0.execute(script, Vec::new()).await.unwrap()
     }
 
     /// Shows a node in its panel. Selecting what is selected would let go of it.
@@ -231,12 +111,9 @@ async fn a_ring_is_seen_to_break_and_to_heal() {
     let (dashboard, url) = Running::start(&mut apply, |line| {
         line.split_whitespace().find(|word| word.contains("/#token=")).map(str::to_owned)
     });
-    let (driver, port) = Running::start(Command::new(chromedriver).arg("--port=0"), |line| {
-        line.strip_suffix('.')?.rsplit_once("successfully on port ")?.1.parse().ok()
-    });
-    let page = Page(connect(&chromium, port).await);
+    let (page, driver) = open(&chromium, &chromedriver).await;
     // Also after a failure the browser must be closed: it does not end with its driver.
-    let outcome = AssertUnwindSafe(story(&page, &url, dashboard)).catch_unwind().await;
+    let outcome = AssertUnwindSafe(story(&page, &url, &ring, dashboard)).catch_unwind().await;
     page.0.close().await.unwrap();
     drop(driver);
     if let Err(failure) = outcome {
@@ -245,7 +122,7 @@ async fn a_ring_is_seen_to_break_and_to_heal() {
 }
 
 /// What a user does, and sees.
-async fn story(page: &Page, url: &str, dashboard: Running) {
+async fn story(page: &Page, url: &str, ring: &Ring, dashboard: Running) {
     page.0.goto(url).await.unwrap();
 
     // Five nodes, and it is right.
@@ -272,6 +149,33 @@ async fn story(page: &Page, url: &str, dashboard: Running) {
     page.click("#key-form [value=create]").await;
     page.wait("#key-result [data-done=create].bad", SOON).await;
 
+    // A key that nobody stored has an owner, too, and the way to it is drawn.
+    page.fill("#key", "never stored").await;
+    page.click("#key-form [value=trace]").await;
+    page.wait("#key-result [data-done=trace]", SOON).await;
+    page.wait("#ring .key-point", SOON).await;
+    let owner = page.text("#key-result .trace .link").await;
+    let steps = page.count("#key-result .steps li").await;
+    assert_eq!(page.count("#ring .hop-mark").await, steps, "each hop has its number and time");
+    page.click("#legend [data-forget]").await;
+
+    // The list knows where keys belong without asking: as the lookup says.
+    page.click("#list-form [type=submit]").await;
+    page.wait("#key-list [data-open=\"page/1 é\"]", SOON).await;
+    page.wait("#key-list td[data-label=Version] code", SOON).await;
+    page.fill("#prefix", "no such").await;
+    page.click("#list-form [type=submit]").await;
+    page.wait("#key-list [data-empty]", SOON).await;
+    let place = "const done = arguments[0];
+        const file = (name) => document.querySelector('script').src.replace('main.js', name);
+        Promise.all([import(file('state.js')), import(file('sha1.js')), fetch('/api/ring')])
+            .then(async ([{ rangeOf, nameOf }, { sha1 }, answer]) => {
+                const [state, hash] = [await answer.json(), sha1('never stored')];
+                done([hash, nameOf(state, rangeOf(state, hash).members[0])]);
+            })";
+    let place = page.0.execute_async(place, Vec::new()).await.unwrap();
+    assert_eq!(place, json!([sky_chord::Id::hash(b"never stored").to_string(), owner]));
+
     // A killed node: wrong, and why.
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let address = url.split_once("/#").unwrap().0;
@@ -285,15 +189,47 @@ async fn story(page: &Page, url: &str, dashboard: Running) {
     assert!(verdict.contains("The ring is not right"), "{verdict}");
     assert!(verdict.contains(&format!("{name} ")), "{verdict}");
     page.state_becomes(name, "down").await;
+    page.says("#suspicions", &format!("{name} is suspected by")).await;
+    page.wait("#ring .suspicion", SOON).await;
+    assert!(page.text("#suspicions").await.contains(" s"), "for how long");
+    page.select(name).await;
+    page.says("#node", "Suspected by").await;
+
+    // What it misses is brought to it when it is back.
+    let survivor = u16::from(ring.port == port_of(victim));
+    for number in 0..25 {
+        let path = format!("http://127.0.0.1:{}/kv/missed%2F{number}", ring.port + survivor);
+        let put = client.put(path).body("while it was away").send().await.unwrap();
+        assert!(put.status().is_success(), "{put:?}");
+    }
 
     // Started again from the page: right.
     page.select(name).await;
     page.act("start").await;
     page.verdict("right", RIGHT_WITHIN).await;
     page.state_becomes(name, "up").await;
+    page.fill("#key", "page/1 é").await;
     page.click("#key-form [value=get]").await;
     page.wait("#key-result [data-done=get].good", SOON).await;
     assert_eq!(page.text("#key-result .value").await, "from the page");
+
+    page.wait("#transfers .transfer-item.over", SOON).await;
+    page.look("transfers").await;
+
+    // Pages of keys, of the ring and of one node, by mouse and by keyboard.
+    page.fill("#prefix", "missed/").await;
+    page.click("#list-form [type=submit]").await;
+    page.says("#key-pages", "Page 1 · 20 keys").await;
+    page.click("#key-pages [data-page=after]").await;
+    page.says("#key-pages", "Page 2, the last · 5 keys").await;
+    assert_eq!(page.count("#key-list [data-open]").await, 5);
+    page.wait("#key-list [data-open]", SOON).await.send_keys("\u{e00e}").await.unwrap();
+    page.says("#key-pages", "Page 1 · 20 keys").await;
+    page.click("#key-list [data-open]").await;
+    page.says("#key-list .value", "while it was away").await;
+    page.look("keys").await;
+    page.click("#node [data-browse]").await;
+    page.wait("#key-list td[data-label=Here]", SOON).await;
 
     // Back to when it was down, and to now.
     let entry = format!("//button[@data-moment][contains(., '{name} is down')]");
@@ -336,9 +272,11 @@ async fn story(page: &Page, url: &str, dashboard: Running) {
     for event in [format!("{name} is down"), format!("{name} is paused"), format!("{name} is up")] {
         assert!(story.contains(&event), "{event}: {story}");
     }
-    page.0.set_window_size(500, 900).await.unwrap();
-    let overflow = "return document.documentElement.scrollWidth > innerWidth";
-    assert_eq!(page.run(overflow).await, json!(false), "nothing sticks out");
+    for (width, dark) in [(360, false), (360, true), (760, false), (1400, true), (1400, false)] {
+        page.screen(width, 1000, dark).await;
+        page.is_tidy().await;
+        page.look(&format!("{width}-{}", if dark { "dark" } else { "light" })).await;
+    }
 
     // A page that is opened later knows the past, too.
     page.0.refresh().await.unwrap();
@@ -349,4 +287,12 @@ async fn story(page: &Page, url: &str, dashboard: Running) {
     drop(dashboard);
     page.wait("#banner:not([hidden])", SOON).await;
     assert_eq!(page.count("[data-row]").await, 5);
+    page.click("#list-form [type=submit]").await;
+    page.wait("#key-list [data-browse-error]", SOON).await;
+    page.wait("#key-list [data-page=same]", SOON).await;
+}
+
+/// Where the agent of a node listens.
+fn port_of(node: &Value) -> u16 {
+    node["url"].as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap()
 }

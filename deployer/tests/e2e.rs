@@ -9,7 +9,7 @@ mod need;
 mod ring;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -19,8 +19,6 @@ use reqwest::StatusCode;
 use ring::{HEALED_WITHIN, Handle, Node, Ring, urls};
 use serde_json::Value;
 
-/// How long requests may fail after a node was killed.
-const AVAILABLE_WITHIN: Duration = Duration::from_secs(3);
 const KEYS: usize = 300;
 
 /// Whether its process or container is still there.
@@ -99,6 +97,7 @@ async fn a_ring_of_containers_survives_its_nodes() {
     }
 }
 
+#[expect(clippy::print_stderr, reason = "the time is a report, and no condition")]
 async fn survives_its_nodes(ring: &Ring) {
     let http = client();
     ring.must(&["apply", "--detach"]);
@@ -110,11 +109,11 @@ async fn survives_its_nodes(ring: &Ring) {
 
     let mut stored = store(&http, &urls(&nodes), 0..KEYS).await;
 
-    // One is killed: no key is lost for a moment, requests go on, copies are made again.
+    // One is killed: every key is read and written while it is dead, and copies are made again.
     let (victim, others) = nodes.split_first().unwrap();
     victim.kill();
     let silence = read_all(&http, &urls(others), &stored).await;
-    assert!(silence < AVAILABLE_WITHIN, "requests waited for {silence:?}");
+    eprintln!("the longest request after the kill took {silence:?}");
     stored.extend(store(&http, &urls(others), KEYS..KEYS + 50).await);
     ring.wait_until("replicated", |status| status["replicated"] == true);
     let status = ring.status();
@@ -247,20 +246,16 @@ async fn a_ring_grows_and_shrinks() {
     assert_eq!(ring.must(&["kv", "get", "key/1"]), "value 1");
 }
 
-/// A `logs -f` that is under way, and the lines it has printed.
+/// A command that goes on, such as `logs -f --json`, and the lines it has printed.
 struct Followed {
     program: Child,
     lines: mpsc::Receiver<Value>,
 }
 
 impl Followed {
-    fn begin(ring: &Ring) -> Self {
-        let mut program = ring
-            .command(&["logs", "-f", "--json"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    fn begin(ring: &Ring, arguments: &[&str]) -> Self {
+        let mut program =
+            ring.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (send, lines) = mpsc::channel();
         let out = BufReader::new(program.stdout.take().unwrap());
         let sender = send.clone();
@@ -317,7 +312,7 @@ fn logs_are_followed(ring: &Ring) {
     ring.must(&["apply", "--detach"]);
     let name = |n| format!("e2e-{}-{n}", ring.first_port);
     let is_of = |line: &Value, n| line["node"] == name(n);
-    let followed = Followed::begin(ring);
+    let followed = Followed::begin(ring, &["logs", "-f", "--json"]);
     let mut seen = followed.until("the end of what was there", |line| is_of(line, 1));
     seen.extend(followed.until("both nodes", |line| is_of(line, 2)));
     // One is killed and started again, one comes, one goes.
@@ -345,6 +340,42 @@ fn logs_are_followed(ring: &Ring) {
     let mut program = ring.command(&["logs", "-f"]).stdout(Stdio::piped()).spawn().unwrap();
     drop(program.stdout.take());
     assert_eq!(program.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn keys_are_watched_through_agents_that_go_away() {
+    let ring = Ring::new("process", 3, 15_390);
+    ring.must(&["apply", "--detach"]);
+    ring.must(&["kv", "put", "job/1", "one"]);
+    ring.must(&["kv", "put", "other", "thing"]);
+    let watch = ["kv", "watch", "--prefix", "job/", "--values", "--json"];
+    let followed = Followed::begin(&ring, &watch);
+    let is_value = |line: &Value, key: &str, text: &str| {
+        line["event"] == "value" && line["key"] == key && line["value"]["text"] == text
+    };
+    let mut seen = followed.until("all that is there", |line| line["event"] == "synced");
+    assert!(seen.len() == 2 && is_value(&seen[0], "job/1", "one"), "{seen:#?}");
+    ring.must(&["kv", "put", "job/2", "two"]);
+    seen.extend(followed.until("a new key", |line| is_value(line, "job/2", "two")));
+
+    // The agent that it goes through is killed, and others are at work meanwhile.
+    ring.nodes()[0].kill();
+    ring.wait_until("noticed", |status| status["nodes"][0]["state"] == "down");
+    ring.must(&["kv", "delete", "job/2"]);
+    ring.must(&["kv", "put", "job/3", "three"]);
+    let is_deleted = |line: &Value| line["event"] == "deleted" && line["key"] == "job/2";
+    seen.extend(followed.until("the end of a key", is_deleted));
+    if !seen.iter().any(|line| is_value(line, "job/3", "three")) {
+        seen.extend(followed.until("a new key", |line| is_value(line, "job/3", "three")));
+    }
+    ring.must(&["kv", "put", "job/1", "changed"]);
+    seen.extend(followed.until("a change", |line| is_value(line, "job/1", "changed")));
+    let told: Vec<_> = seen.iter().filter(|line| line["said"].is_null()).collect();
+    assert_eq!(told.len(), 6, "nothing is told twice, and no other key: {told:#?}");
+    followed.end();
+
+    let refused = ring.run(&["kv", "watch", "--key", ".."]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
 }
 
 #[test]
@@ -389,7 +420,28 @@ fn processes_run_as_they_were_rendered_and_are_healthy() {
     let told = look(0);
     assert!(told("nodes", "ok", "2 of 2 are up") && told("program", "ok", "all"));
     assert!(told("clocks", "ok", "all agree"));
-    ring.must(&["stop", "e2e-15380-2"]);
+    let json =
+        |arguments: &[&str]| -> Value { serde_json::from_str(&ring.must(arguments)).unwrap() };
+    // What was done to a key is told as in a batch, whatever the value is.
+    for value in ["-1", "\u{e9}"] {
+        let put = json(&["kv", "put", "key", value, "--json"]);
+        let got = json(&["kv", "get", "key", "--json"]);
+        assert_eq!((&got["etag"], &got["value"]["text"]), (&put["etag"], &value.into()));
+    }
+    let mut put = ring.command(&["kv", "put", "key", "-", "--json"]);
+    let mut put = put.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    put.stdin.take().unwrap().write_all(b"\xff\n\0").unwrap();
+    assert!(put.wait().unwrap().success());
+    assert_eq!(json(&["kv", "get", "key", "--json"])["value"]["base64"], "/woA");
+    assert_eq!(ring.run(&["kv", "get", "key"]).stdout, b"\xff\n\0");
+    assert_eq!(json(&["kv", "delete", "key", "--json"])["status"], 204);
+
+    let stopped = json(&["stop", "e2e-15380-2", "--json"]);
+    assert_eq!(stopped["nodes"], serde_json::json!(["e2e-15380-2"]));
+    assert_eq!(stopped["took"]["steps"][0]["step"], "stop");
+    let status = ring.run(&["status"]);
+    let hint = String::from_utf8(status.stderr).unwrap();
+    assert_eq!(hint, "hint: `sky-deploy apply` starts what is down, on its data\n");
     let told = look(1);
     assert!(told("nodes", "problem", "e2e-15380-2 is down"));
     assert!(told("nodes", "ok", "1 of 2 are up"));

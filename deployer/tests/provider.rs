@@ -12,7 +12,7 @@ mod parts;
 
 use sky_chord::Id;
 use sky_deploy::inventory::{Agent, Openstack};
-use sky_deploy::node::{LOOPBACK, Launch, NodeSpec};
+use sky_deploy::node::{LOOPBACK, Launch, MachineState, NodeSpec};
 use sky_deploy::printer::Printer;
 use sky_deploy::provider::docker::{Containers, Engine};
 use sky_deploy::provider::process::Processes;
@@ -89,6 +89,17 @@ fn a_process_without_its_record_is_found() {
             serde_json::json!({"pid": std::process::id(), "start_ticks": 1, "boot": ""});
         std::fs::write(&record, json.to_string()).unwrap();
         assert_eq!(parts::machine(&provider).await.unwrap().handle, made.handle);
+        // One of before the machine was started again is told, whoever has its number now.
+        provider.stop("a").await.unwrap();
+        let own = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let ticks = own.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap();
+        let ticks: u64 = ticks.parse().unwrap();
+        json["process"] =
+            serde_json::json!({"pid": std::process::id(), "start_ticks": ticks, "boot": "other"});
+        std::fs::write(&record, json.to_string()).unwrap();
+        let machine = parts::machine(&provider).await.unwrap();
+        assert_eq!((machine.state, machine.handle), (MachineState::Stopped, None));
+        assert_eq!(machine.note.as_deref(), Some("this machine was started again since"));
         provider.delete("a", false).await.unwrap();
     });
 }

@@ -21,7 +21,7 @@ pub const fn max_body_bytes(max_value_bytes: usize) -> usize {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchRequest {
-    /// The operations, at most [`MAX_OPERATIONS`].
+    /// The operations.
     #[schemars(length(max = MAX_OPERATIONS))]
     pub operations: Vec<BatchOperation>,
 }

@@ -4,10 +4,11 @@
 
 pub mod batch;
 pub mod cursor;
+pub mod watch;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sky_chord::{Id, NodeId, Notice, Peer, View};
+use sky_chord::{Id, NodeId, Notice, Peer, Transfer, View};
 
 /// The default port of an agent, for HTTP and peers alike.
 pub const DEFAULT_PORT: u16 = 4321;
@@ -32,6 +33,9 @@ pub mod path {
     pub const LOOKUP: &str = "/lookup";
     /// Server-sent events.
     pub const EVENTS: &str = "/events";
+    /// Server-sent events about keys ([`super::watch::WatchReport`]): `/watch` about those of a prefix,
+    /// `/watch/{key}` about one.
+    pub const WATCH: &str = "/watch";
     /// 200 while the process works.
     pub const HEALTHZ: &str = "/healthz";
     /// 200 when the agent can serve clients, else 503 with the reason.
@@ -95,6 +99,8 @@ pub enum Code {
     TooLarge,
     /// 415: the body has a type that is not understood here.
     UnsupportedMediaType,
+    /// 422: there are more keys than one watch can tell of.
+    TooManyKeys,
     /// 503: no majority of the key's members can be reached, or the agent is not in a ring yet.
     Unavailable,
     /// 503: too many requests are waiting.
@@ -109,7 +115,7 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::BadRequest,
         Self::InvalidKey,
         Self::Unauthorized,
@@ -123,6 +129,7 @@ impl Code {
         Self::PreconditionFailed,
         Self::TooLarge,
         Self::UnsupportedMediaType,
+        Self::TooManyKeys,
         Self::Internal,
         Self::Unavailable,
         Self::Overloaded,
@@ -143,6 +150,7 @@ impl Code {
             Self::PreconditionFailed => 412,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
+            Self::TooManyKeys => 422,
             Self::Internal => 500,
             Self::Unavailable | Self::Overloaded => 503,
             Self::MaybeApplied => 504,
@@ -166,6 +174,7 @@ impl Code {
             Self::PreconditionFailed => "The condition does not hold",
             Self::TooLarge => "Too large",
             Self::UnsupportedMediaType => "Not this media type",
+            Self::TooManyKeys => "Too many keys",
             Self::Unavailable => "Not available now",
             Self::Overloaded => "Too many requests are waiting",
             Self::MaybeApplied => "Perhaps applied",
@@ -193,6 +202,17 @@ pub struct Problem {
     /// batch have none of their own.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub request_id: Option<String>,
+}
+
+/// `GET /ring`: what this agent sees, and the data that it is moving.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OwnReport {
+    /// Its view.
+    #[serde(flatten)]
+    pub view: View,
+    /// Data that it is bringing to members of ranges, and what it brought in the last half minute.
+    #[serde(default)]
+    pub transfers: Vec<Transfer>,
 }
 
 /// `GET /ring?scope=all`: every known member and its view, if it answered in time.
@@ -370,6 +390,7 @@ pub enum MissedEvent {
 pub enum MissedWhy {
     /// They are not kept any more: the client was away, or slow, for too long.
     NotKept,
-    /// The place is one of another start of the agent, or of another agent. Everything that is kept follows.
+    /// The place is one of another start of the agent, of another agent, or of something else. What is there
+    /// follows.
     OtherStart,
 }

@@ -4,6 +4,7 @@ use crate::config::RangeTag;
 use crate::event::Ticket;
 use crate::id::Id;
 use crate::record::Key;
+use crate::request::{Answer, Cursor, Failure, WatchId};
 
 /// Why a question was asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +21,8 @@ pub(crate) enum Purpose {
     LookupHop(LookupId),
     /// Collecting the views of all members.
     View(Ticket),
+    /// Being told of changes.
+    Watch,
     /// Anything of the data part.
     Range(RangeCall),
 }
@@ -84,6 +87,18 @@ impl From<RangeCall> for Purpose {
         Self::Range(call)
     }
 }
+
+/// Something that a watch wants to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// The value of a key.
+    Key(Key),
+    /// A page of the list of keys after this place.
+    Page(Option<Cursor>),
+}
+
+/// What came of it.
+pub(crate) type Looked = (WatchId, Look, Result<Answer, Failure>);
 
 /// Who wanted a lookup.
 #[derive(Debug, Clone, PartialEq)]

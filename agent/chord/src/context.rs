@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use crate::call::{LookupPurpose, Purpose, RangeCall};
 use crate::config::{NodeId, Peer};
-use crate::event::{Notice, Output, Ticket, Write};
+use crate::event::{Notice, Output, Ticket, Told, Write};
 use crate::message::{Body, CallId, Message};
-use crate::request::Reply;
+use crate::request::{Reply, WatchId};
 use crate::settings::Settings;
 use crate::time::Time;
 use crate::timer::{Timer, Timers};
@@ -135,6 +135,10 @@ impl Context {
 
     pub(crate) fn notify(&mut self, notice: Notice) {
         self.put(Output::Notify(notice));
+    }
+
+    pub(crate) fn told(&mut self, watch: WatchId, told: Told) {
+        self.put(Output::Told { watch, told });
     }
 
     /// Adds a write to the commit of this event, and returns the number of that commit.

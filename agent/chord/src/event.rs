@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use crate::Id;
-use crate::config::{NodeId, Peer};
+use crate::config::{Ballot, NodeId, Peer};
 use crate::message::Message;
-use crate::record::{Key, Record};
-use crate::request::{Reply, Request};
+use crate::record::{Key, Record, Value};
+use crate::request::{Reply, Request, WatchId};
 use crate::time::Time;
 use crate::view::Load;
 
@@ -92,6 +92,13 @@ pub enum Output {
     },
     /// Something worth telling people.
     Notify(Notice),
+    /// Something of a watch that the shell asked for.
+    Told {
+        /// Which.
+        watch: WatchId,
+        /// What.
+        told: Told,
+    },
     /// Nothing more to do before this moment, unless something happens. Ends the outputs of an event.
     Wait {
         /// When to say [`Event::Tick`].
@@ -200,6 +207,40 @@ pub enum Notice {
         /// What the store said.
         reason: String,
     },
+}
+
+/// What a watch tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Told {
+    /// This is the value of the key now.
+    Value {
+        /// The key.
+        key: Key,
+        /// The value.
+        value: Value,
+        /// Its version.
+        version: Ballot,
+    },
+    /// The key that was told of does not exist any more.
+    Deleted {
+        /// The key.
+        key: Key,
+        /// The version that was told last.
+        version: Ballot,
+    },
+    /// Everything that was there at the beginning has been told.
+    Synced,
+    /// Nothing more is told.
+    Ended(WatchEnd),
+}
+
+/// Why a watch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchEnd {
+    /// There are more keys than one watch can tell of: [`WATCHED_KEYS_MAX`].
+    TooManyKeys,
+    /// The node has left its ring.
+    Left,
 }
 
 /// The records on disk, read while an event is handled. Writes go out as [`Output::Persist`]; what is

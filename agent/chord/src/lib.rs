@@ -16,7 +16,7 @@
 //! # Map
 //!
 //! ```text
-//! node (dispatch) -> ring, fingers, lookup, membership, ranges -> context -> call, timer
+//! node (dispatch) -> ring, fingers, lookup, membership, ranges, watch -> context -> call, timer
 //!                 -> message, request, record, config, view, event -> id, time
 //! check: is the ring right, judged from the views of all nodes
 //! ```
@@ -40,12 +40,13 @@ mod settings;
 mod time;
 mod timer;
 mod view;
+mod watch;
 
 pub use check::{Verdict, check, principals, zave_invariant};
 pub use config::{
     Accepted, Ballot, Config, NodeId, Peer, Proposal, RangeTag, Slot, SlotBallot, is_majority,
 };
-pub use event::{Event, Notice, Output, Records, StoreError, Ticket, Write};
+pub use event::{Event, Notice, Output, Records, StoreError, Ticket, Told, WatchEnd, Write};
 pub use fingers::{Fingers, Router};
 pub use id::{Id, InvalidId, Space};
 pub use lookup::Path;
@@ -54,8 +55,10 @@ pub use node::{Node, Start, StartError};
 pub use record::{Done, Effect, Key, REQUEST_IDS_KEPT, Record, Register, RequestId, Ttl, Value};
 pub use request::{
     Answer, Condition, Consistency, Cursor, Failure, Hop, ListedKey, LocalKey, Operation, Reply,
-    Request, RingId, Trace, segments,
+    Request, RingId, Subject, Trace, WATCHED_KEYS_MAX, WATCHES_MAX, WatchId, segments,
 };
 pub use settings::Settings;
 pub use time::Time;
-pub use view::{Finger, KeyCount, Load, MemberView, Phase, RangeView, View};
+pub use view::{
+    Finger, KeyCount, Load, MemberView, Phase, RangeView, Transfer, TransferKind, View,
+};

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::Id;
 use crate::config::{Accepted, Ballot, Config, NodeId, Peer, Proposal, RangeTag, SlotBallot};
 use crate::record::{Key, Register, RequestId};
-use crate::request::{Answer, Cursor, Failure, Operation};
+use crate::request::{Answer, Cursor, Failure, Operation, Subject};
 use crate::view::View;
 
 /// Matches an answer to its question; chosen by the asking node, never reused by it.
@@ -159,6 +159,8 @@ pub enum Body {
         limit: u32,
         /// Whether fingerprints are wanted too: all values have to be read through for them.
         with_digest: bool,
+        /// Whether versions are wanted too.
+        with_version: bool,
     },
     /// The answer to [`Body::Scan`].
     Scanned {
@@ -262,6 +264,35 @@ pub enum Body {
         /// Who did not answer.
         member: NodeId,
     },
+    /// Tell me when keys of these change, for a while.
+    Watch {
+        /// Names what is watched; grows with each change of it.
+        revision: u64,
+        /// All that the sender watches; left out if the receiver has said that it knows this revision.
+        subjects: Option<Vec<Subject>>,
+        /// How long to go on without hearing of it again, in milliseconds.
+        lease_ms: u32,
+    },
+    /// The answer to [`Body::Watch`].
+    Watched {
+        /// Another number each time the receiver is told of changes again after it was not; 0: it is not.
+        session: u64,
+        /// What it is told of; 0: nothing.
+        revision: u64,
+        /// How many [`Body::Changed`] it was sent in this session.
+        hints: u64,
+    },
+    /// Keys that you watch changed here: read them, the change may have been given up. No answer.
+    Changed {
+        /// See [`Body::Watched`].
+        session: u64,
+        /// Which message of this session, from 1.
+        number: u64,
+        /// Keys, and the versions that were accepted.
+        keys: Vec<(Key, Ballot)>,
+        /// Whether there were more than are named.
+        more: bool,
+    },
     /// The question is not answered, and why.
     Refused(Refusal),
 }
@@ -290,6 +321,7 @@ impl Body {
                 | Self::SlotPromised { .. }
                 | Self::SlotAccepted
                 | Self::Adopted
+                | Self::Watched { .. }
                 | Self::Refused(_)
         )
     }
@@ -352,6 +384,8 @@ pub struct ScanEntry {
     pub size: u32,
     /// A fingerprint of the key with what was accepted and when, if it was asked for.
     pub digest: Option<u64>,
+    /// The version, if it was asked for.
+    pub version: Option<Ballot>,
 }
 
 /// Why a question is not answered. A refusal is never "I have nothing".

@@ -1,5 +1,7 @@
 //! The node: takes events, hands each to the part it concerns, and gives out what is to be done.
 
+mod watching;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -14,13 +16,14 @@ use crate::fingers::Fingers;
 use crate::lookup::{LookupDone, Lookups, Routes};
 use crate::membership::{MEMBERS_META, MemberChange, Membership};
 use crate::message::{Body, CallId, MemberStatus, Message};
-use crate::ranges::{Errand, Ranges, World};
+use crate::ranges::{Client, Errand, Ranges, World};
 use crate::request::{Failure, Reply, Request, RingId, Trace};
 use crate::ring::{Neighbours, RING_META, Ring};
 use crate::settings::Settings;
 use crate::time::Time;
 use crate::timer::Timer;
 use crate::view::{Load, Phase, View};
+use crate::watch::{Audience, Watches};
 
 /// What a node starts from.
 #[derive(Debug)]
@@ -61,6 +64,8 @@ pub struct Node<R> {
     lookups: Lookups,
     members: Membership,
     ranges: Ranges,
+    watches: Watches,
+    audience: Audience,
     load: Load,
     /// Views being collected, with the members still to answer.
     surveys: BTreeMap<Ticket, Survey>,
@@ -102,6 +107,8 @@ impl<R: Records> Node<R> {
             lookups: Lookups::default(),
             members,
             ranges,
+            watches: Watches::default(),
+            audience: Audience::default(),
             load: Load::default(),
             surveys: BTreeMap::new(),
             last_event: now,
@@ -183,7 +190,7 @@ impl<R: Records> Node<R> {
                 self.start_lookup(purpose, target);
             } else if let Some(done) = self.lookups.take_done() {
                 self.lookup_done(done);
-            } else if !self.take_member_changes() {
+            } else if !self.serve_watches() && !self.take_member_changes() {
                 return;
             }
         }
@@ -195,6 +202,7 @@ impl<R: Records> Node<R> {
         self.last_event = self.ctx.now;
         if silence > self.ctx.settings.suspect_after {
             self.ranges.on_pause(&self.ctx);
+            self.watches.look_again(&mut self.ctx);
         }
     }
 
@@ -234,6 +242,8 @@ impl<R: Records> Node<R> {
                 let (ranges, mut world) = self.data();
                 ranges.on_retry(&mut world);
             }
+            Timer::Watch => self.watches.on_timer(ctx, members),
+            Timer::Hint => self.audience.on_timer(ctx, members),
         }
     }
 
@@ -247,6 +257,7 @@ impl<R: Records> Node<R> {
             self.members.set_status(MemberStatus::Left);
             self.members.declare(&mut self.ctx);
             self.ring.leave(&mut self.ctx);
+            self.watches.end_all(&mut self.ctx);
             self.ctx.notify(Notice::Drained);
         }
     }
@@ -306,6 +317,9 @@ impl<R: Records> Node<R> {
             (Purpose::View(ticket), Body::View(view)) => {
                 self.survey_answer(ticket, &from.node, Some(*view));
             }
+            (Purpose::Watch, Body::Watched { session, revision, hints }) => {
+                self.watches.on_watched(ctx, from, (session, revision, hints), members);
+            }
             (Purpose::Range(purpose), body) => {
                 let (ranges, mut world) = self.data();
                 ranges.on_answer(&mut world, from.node, purpose, Some(body));
@@ -327,7 +341,7 @@ impl<R: Records> Node<R> {
     fn unanswered(&mut self, node: &NodeId, purpose: Purpose) {
         let Self { ctx, ring, lookups, members, .. } = self;
         match purpose {
-            Purpose::Ping => {}
+            Purpose::Ping | Purpose::Watch => {}
             Purpose::StabilizeFirst | Purpose::StabilizeCandidate | Purpose::Join => {
                 ring.on_timed_out(ctx, members, &purpose);
             }
@@ -353,6 +367,12 @@ impl<R: Records> Node<R> {
             Body::GetView => {
                 let view = Box::new(self.view());
                 self.ctx.answer(from, call, Body::View(view));
+            }
+            Body::Watch { revision, subjects, lease_ms } => {
+                self.audience.on_watch(ctx, from, call, revision, subjects, lease_ms);
+            }
+            Body::Changed { session, number, keys, more } => {
+                self.watches.on_changed(ctx, &from.node, (session, number), keys, more);
             }
             other => self.asked_about_data(from, call, other),
         }
@@ -420,7 +440,11 @@ impl<R: Records> Node<R> {
             }
             Request::Operate { id, retry, operation, budget } => {
                 let (ranges, mut world) = self.data();
-                ranges.operate(&mut world, ticket, id, retry, operation, budget);
+                let client = Client::Shell(ticket);
+                ranges.operate(&mut world, client, id, retry, operation, budget);
+            }
+            Request::Watch { .. } | Request::WatchRoom { .. } | Request::Unwatch { .. } => {
+                self.request_about_watches(ticket, request);
             }
             Request::Lookup { target } => {
                 self.start_lookup(LookupPurpose::Request(ticket, target), target);
@@ -430,6 +454,10 @@ impl<R: Records> Node<R> {
                 self.ctx.reply(ticket, Reply::View(view));
             }
             Request::Views => self.start_survey(ticket),
+            Request::Transfers => {
+                let transfers = self.ranges.transfers(self.ctx.now);
+                self.ctx.reply(ticket, Reply::Transfers(transfers));
+            }
             Request::LocalKeys { after, limit } => self.local_keys(ticket, after, limit),
             Request::Init { ring } => self.init(ticket, ring),
             Request::Force { at, survivors } => {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::Id;
 use crate::config::{Ballot, Config, NodeId, Peer, RangeTag};
 use crate::record::{Key, Value};
-use crate::view::View;
+use crate::view::{Transfer, View};
 
 /// A client's operation on the keys of the ring.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,16 @@ pub enum Cursor {
     AfterKey(Key),
     /// After every key of this point.
     AfterPoint(Id),
+}
+
+impl Cursor {
+    /// Whether a key comes after this place.
+    pub(crate) fn is_before(&self, key: &Key) -> bool {
+        match self {
+            Self::AfterKey(last) => key > last,
+            Self::AfterPoint(point) => key.hash() > *point,
+        }
+    }
 }
 
 /// The range (lo, hi] as one or two stretches of the list of all keys.
@@ -155,6 +165,8 @@ pub struct ListedKey {
     pub key: Key,
     /// The size of its value in bytes.
     pub size: u32,
+    /// Its version.
+    pub version: Ballot,
 }
 
 /// Why a client's operation was not carried out.
@@ -201,6 +213,8 @@ pub enum Request {
     View,
     /// The views of all known members.
     Views,
+    /// The data that this node is bringing to members of ranges.
+    Transfers,
     /// A page of the keys held by this node itself, with their marks.
     LocalKeys {
         /// Only keys after this place.
@@ -215,6 +229,25 @@ pub enum Request {
     },
     /// Hand over all data and leave the ring.
     Leave,
+    /// Tell of a key, or of all keys of a prefix, whenever one changes: [`crate::Output::Told`].
+    Watch {
+        /// What is watched.
+        subject: Subject,
+        /// How many values and deletions may be told before there is [`Request::WatchRoom`].
+        room: u32,
+    },
+    /// A watch may tell so many more.
+    WatchRoom {
+        /// Which.
+        watch: WatchId,
+        /// How many.
+        room: u32,
+    },
+    /// End a watch.
+    Unwatch {
+        /// Which.
+        watch: WatchId,
+    },
     /// A majority of a range's members, or of those before, is gone for good: let the survivors go on with
     /// what they hold. May lose what was acknowledged.
     Force {
@@ -224,6 +257,34 @@ pub enum Request {
         survivors: Vec<NodeId>,
     },
 }
+
+/// The most watches of one node.
+pub const WATCHES_MAX: usize = 128;
+/// The most keys that one watch can tell of.
+pub const WATCHED_KEYS_MAX: usize = 10_000;
+
+/// What a watch is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Subject {
+    /// One key.
+    Key(Key),
+    /// All keys whose names begin so.
+    Prefix(Arc<str>),
+}
+
+impl Subject {
+    /// Whether the watch is about this key.
+    pub fn covers(&self, key: &Key) -> bool {
+        match self {
+            Self::Key(wanted) => wanted == key,
+            Self::Prefix(prefix) => key.name().starts_with(&**prefix),
+        }
+    }
+}
+
+/// Names a watch of this start of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WatchId(pub u64);
 
 /// The random id of a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -246,6 +307,8 @@ pub enum Reply {
     View(Box<View>),
     /// To [`Request::Views`]: every known member, and its view if it answered in time.
     Views(Vec<(Peer, Option<View>)>),
+    /// To [`Request::Transfers`].
+    Transfers(Vec<Transfer>),
     /// To [`Request::LocalKeys`].
     LocalKeys {
         /// The keys, in order of their points.
@@ -259,6 +322,10 @@ pub enum Reply {
     OtherRing(RingId),
     /// To [`Request::Leave`]: begun; the view tells when it is done.
     Leaving,
+    /// To [`Request::Watch`]: what it tells comes as [`crate::Output::Told`].
+    Watching(Result<WatchId, Failure>),
+    /// To [`Request::WatchRoom`] and [`Request::Unwatch`], also if there is no such watch any more.
+    Noted,
     /// To [`Request::Force`]: the configuration that is in force, or why there is none, as a clause.
     Forced(Result<Box<Config>, String>),
     /// The store could not be read.

@@ -39,6 +39,8 @@ pub struct Settings {
     pub tombstones_kept: Duration,
     /// How long it takes to read everything on disk once, to find what was damaged there.
     pub scrub_in: Duration,
+    /// How often a watch looks at everything again, even if nothing seems to be missing.
+    pub look_every: Duration,
 }
 
 impl Default for Settings {
@@ -60,6 +62,7 @@ impl Default for Settings {
             compare_every: Duration::from_secs(300),
             tombstones_kept: Duration::from_secs(3600),
             scrub_in: Duration::from_secs(24 * 3600),
+            look_every: Duration::from_secs(30),
         }
     }
 }

@@ -21,6 +21,10 @@ pub(crate) enum Timer {
     Scrub,
     /// Wake the rounds of operations that wait before a new attempt.
     Retry,
+    /// Look after the watches of this node.
+    Watch,
+    /// Tell those who watch of what changed here.
+    Hint,
 }
 
 /// When each timer is due.

@@ -85,6 +85,50 @@ pub struct RangeView {
     pub keys: u64,
 }
 
+/// Data on its way to members of a range, as the node that brings it there tells: how far it has got, or
+/// how it ended a moment ago.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Transfer {
+    /// Why data is moved.
+    pub kind: TransferKind,
+    /// The range begins after this point.
+    pub lo: Id,
+    /// The range ends with this point.
+    pub hi: Id,
+    /// The epoch of its configuration.
+    pub epoch: u64,
+    /// Who has the data.
+    pub from: Vec<Peer>,
+    /// Who gets it. Empty if no member is new: then it is only made sure that all have everything.
+    pub to: Vec<Peer>,
+    /// Keys done so far, deleted ones among them.
+    pub keys: u64,
+    /// Bytes of their values, each counted once.
+    pub bytes: u64,
+    /// All keys up to this point are done; none where they do not come in the order of points.
+    pub through: Option<Id>,
+    /// Keys that were found and are not yet done. There may be more that were not yet looked at.
+    pub known_left: u64,
+    /// How long it has taken, in milliseconds.
+    pub took_ms: u64,
+    /// Milliseconds since something was done last.
+    pub still_ms: u64,
+    /// Milliseconds since it ended; none while it is under way.
+    pub ended_ms: Option<u64>,
+}
+
+/// Why data is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum TransferKind {
+    /// The members of the range have changed: everything is brought to the new ones.
+    Sweep,
+    /// A member has missed writes: it gets what it lacks.
+    Catchup,
+}
+
 /// Another node, as the reporting node sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use sim::cluster::Cluster;
 use sky_chord::{
-    Answer, Condition, Consistency, Failure, Id, Key, NodeId, Notice, Operation, Peer, Settings,
-    Value,
+    Answer, Condition, Consistency, Failure, Id, Key, NodeId, Notice, Operation, Peer, Reply,
+    Request, Settings, Subject, Told, Value,
 };
 
 #[test]
@@ -99,6 +99,16 @@ impl Stage {
                 let (key, consistency) = (Key::new(key), Consistency::Quorum);
                 self.operate(node, Operation::Get { key, consistency })
             }
+            ["delete", key, "via", node] => {
+                let (key, condition) = (Key::new(key), Condition::Always);
+                self.operate(node, Operation::Delete { key, condition })
+            }
+            ["watch", prefix, "via", node] => {
+                let subject = Subject::Prefix((*prefix).into());
+                let reply = self.cluster.ask(machine(node), Request::Watch { subject, room: 100 });
+                assert!(matches!(reply, Reply::Watching(Ok(_))), "{reply:?}");
+                String::new()
+            }
             ["crash", nodes @ ..] => {
                 nodes.iter().for_each(|node| self.cluster.crash(machine(node)));
                 String::new()
@@ -133,7 +143,7 @@ impl Stage {
             ["show"] => self.show(),
             other => panic!("no such command: {other:?}"),
         };
-        let told = self.notices();
+        let told = self.notices() + &self.watched();
         out.insert_str(0, &told);
         out
     }
@@ -152,6 +162,7 @@ impl Stage {
             Ok(Answer::Absent) => "  absent\n".to_owned(),
             Ok(Answer::Stored { created: true, .. }) => "  created\n".to_owned(),
             Ok(Answer::Stored { .. }) => "  replaced\n".to_owned(),
+            Ok(Answer::Deleted) => "  deleted\n".to_owned(),
             Ok(other) => format!("  {other:?}\n"),
             Err(Failure::Unavailable(_)) => "  unavailable\n".to_owned(),
             Err(other) => format!("  {other}\n"),
@@ -193,6 +204,23 @@ impl Stage {
             if !is_config || self.told.insert(line.clone()) {
                 let _ = writeln!(lines, "  {line}");
             }
+        }
+        lines
+    }
+
+    /// What watches told since the last command.
+    fn watched(&mut self) -> String {
+        let mut lines = String::new();
+        for (machine, _, _, told) in self.cluster.take_told() {
+            let what = match told {
+                Told::Value { key, value, .. } => {
+                    format!("that {key:?} is {}", String::from_utf8_lossy(&value.bytes))
+                }
+                Told::Deleted { key, .. } => format!("that {key:?} is gone"),
+                Told::Synced => "that this is all".to_owned(),
+                Told::Ended(why) => format!("no more: {why:?}"),
+            };
+            let _ = writeln!(lines, "  {} tells {what}", letter(machine));
         }
         lines
     }

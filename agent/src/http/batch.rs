@@ -185,7 +185,8 @@ fn result(outcome: Outcome) -> BatchResult {
     }
 }
 
-fn content(bytes: &[u8]) -> Content {
+/// A value in JSON.
+pub(super) fn content(bytes: &[u8]) -> Content {
     match str::from_utf8(bytes) {
         Ok(text) => Content::Text(text.to_owned()),
         Err(_) => Content::Base64(BASE64_STANDARD.encode(bytes)),

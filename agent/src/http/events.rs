@@ -2,10 +2,11 @@
 //! after any of them.
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::stream;
+use futures_util::{Stream, stream};
 use serde::{Deserialize, Serialize};
 use sky_api::{Code, EventReport, MissedReport, MissedWhy};
 use tokio::sync::watch;
@@ -16,7 +17,8 @@ use warp::sse::{self, Event};
 
 use super::Api;
 use super::problem::Refused;
-use crate::notices::{Next, Notices, Place};
+use crate::kept::Next;
+use crate::notices::{Notices, Place};
 
 /// How often something is sent, so that proxies and clients see that the stream lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -46,14 +48,7 @@ pub(super) fn stream(
     query: &EventsQuery,
     headers: &HeaderMap,
 ) -> Result<Response, Refused> {
-    let follow = match query.follow.as_deref() {
-        None | Some("true") => true,
-        Some("false") => false,
-        Some(other) => {
-            let detail = format!("`follow={other}` is neither `true` nor `false`.");
-            return Err(Refused::new(Code::BadRequest, detail));
-        }
-    };
+    let follow = flag("follow", query.follow.as_deref(), true)?;
     let notices = api.handle.notices();
     let from = from(&notices, query.after.as_deref(), headers)?;
     let last = notices.last();
@@ -63,11 +58,31 @@ pub(super) fn stream(
         let event = reader.next().await?;
         Some((Ok::<_, Infallible>(event), reader))
     });
+    Ok(answer(events))
+}
+
+/// A parameter that is `true` or `false`.
+pub(super) fn flag(name: &str, text: Option<&str>, usual: bool) -> Result<bool, Refused> {
+    match text {
+        None => Ok(usual),
+        Some("true") => Ok(true),
+        Some("false") => Ok(false),
+        Some(other) => {
+            let detail = format!("`{name}={other}` is neither `true` nor `false`.");
+            Err(Refused::new(Code::BadRequest, detail))
+        }
+    }
+}
+
+/// An answer that goes on with these events.
+pub(super) fn answer(
+    events: impl Stream<Item = Result<Event, Infallible>> + Send + Sync + 'static,
+) -> Response {
     let mut response =
         sse::reply(sse::keep_alive().interval(KEEP_ALIVE).stream(events)).into_response();
     // nginx would hold events back until it has a buffer full of them.
     response.headers_mut().insert("x-accel-buffering", warp::http::HeaderValue::from_static("no"));
-    Ok(response)
+    response
 }
 
 /// The header is that of a browser that connects again to the same address, so it is newer than `after`.
@@ -124,7 +139,7 @@ impl Reader {
         loop {
             self.last.mark_unchanged();
             match self.notices.after(self.seen) {
-                Next::Notice(number, at, notice) => {
+                Next::Item(number, (at, notice)) => {
                     self.seen = number;
                     let report = EventReport { at_ms: at_ms(at), notice };
                     return Some(event(self.notices.place(number), &report));
@@ -154,7 +169,8 @@ fn at_ms(at: SystemTime) -> u64 {
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn event(place: Place, report: &impl Serialize) -> Event {
+/// An event, and the place to go on from.
+pub(super) fn event(place: impl Display, report: &impl Serialize) -> Event {
     Event::default().id(place.to_string()).data(serde_json::to_string(report).unwrap_or_default())
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use sky_chord::View;
+use sky_chord::{Transfer, View};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
@@ -92,6 +92,7 @@ pub(super) async fn report(api: &Api) -> Result<Response, Refused> {
     api.metrics.write(&mut out);
     write_counters(&mut out, api.handle.counters());
     write_view(&mut out, &view);
+    write_transfers(&mut out, &ring::transfers(api).await?);
     Ok(text("text/plain; version=0.0.4; charset=utf-8", out))
 }
 
@@ -136,6 +137,16 @@ fn write_view(out: &mut String, view: &View) {
     gauge("sky_disk_bytes", "Bytes of data on disk.", view.load.disk_bytes as f64);
     gauge("sky_disk_full", "1 while nothing new is stored.", u8::from(view.load.disk_full).into());
     gauge("sky_uptime_seconds", "Time since the start.", view.load.uptime_s as f64);
+}
+
+fn write_transfers(out: &mut String, transfers: &[Transfer]) {
+    let under_way = || transfers.iter().filter(|transfer| transfer.ended_ms.is_none());
+    head(out, "sky_transfers", "gauge", "Ranges whose data this agent is bringing to members.");
+    sample(out, "sky_transfers", under_way().count());
+    let name = "sky_transfer_still_seconds";
+    head(out, name, "gauge", "The longest that one of them has got no further.");
+    let longest = under_way().map(|transfer| transfer.still_ms).max().unwrap_or_default();
+    sample(out, name, longest as f64 / 1000.0);
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {

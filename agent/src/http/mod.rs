@@ -1,7 +1,7 @@
 //! The HTTP interface of an agent: what design and README call the client interface.
 //!
 //! ```text
-//! serve_connection -> guard (Host, Origin) -> warp routes -> kv, batch, ring, events, admin, metrics, page
+//! serve_connection -> guard (Host, Origin) -> warp routes -> kv, batch, watch, ring, events, admin, metrics, page
 //!                                                         -> Api::ask -> driver::Handle
 //! ```
 //!
@@ -25,6 +25,7 @@ mod problem;
 mod request_id;
 mod ring;
 mod route;
+mod watch;
 
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
@@ -41,7 +42,6 @@ use hyper_util::service::TowerToHyperService;
 use sky_api::Code;
 use sky_chord::{Reply, Request, RequestId};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tracing::Instrument;
 use warp::filters::path::FullPath;
 use warp::http::Method;
@@ -72,7 +72,7 @@ pub struct Api {
     client_token: Option<Secret>,
     /// Host names this agent answers to, besides its addresses and `localhost`.
     names: Vec<String>,
-    stopping: watch::Receiver<bool>,
+    stopping: tokio::sync::watch::Receiver<bool>,
     ids: RequestIds,
     metrics: metrics::Requests,
     requests: request_id::Requests,
@@ -83,7 +83,11 @@ pub struct Api {
 impl Api {
     /// The interface of the agent behind `handle`. Once `stopping` holds true, connections end after
     /// the request under way, and event streams at once.
-    pub fn new(handle: Handle, settings: &Settings, stopping: watch::Receiver<bool>) -> Arc<Self> {
+    pub fn new(
+        handle: Handle,
+        settings: &Settings,
+        stopping: tokio::sync::watch::Receiver<bool>,
+    ) -> Arc<Self> {
         let advertised = guard::host_of(&settings.advertise).to_owned();
         Arc::new(Self {
             handle,
@@ -235,6 +239,17 @@ fn others(
         .and(warp::query())
         .and(warp::header::headers_cloned())
         .map(|api: Arc<Api>, query, headers| finish(events::stream(&api, &query, &headers)));
+    let watch = call(Route::Watch)
+        .or(call(Route::WatchKey))
+        .unify()
+        .and(warp::method())
+        .and(warp::path::full())
+        .and(warp::query())
+        .and(warp::header::headers_cloned())
+        .then(|api: Arc<Api>, method, path: FullPath, query, headers| async move {
+            let key = path.as_str().strip_prefix("/watch/");
+            finish(watch::stream(&api, method, key, query, headers).await)
+        });
     let health = at(Route::Healthz).map(|| text("text/plain; charset=utf-8", "ok\n".to_owned()));
     let ready = call(Route::Readyz)
         .then(|api: Arc<Api>| async move { finish(ring::readiness(&api).await) });
@@ -265,7 +280,17 @@ fn others(
                 Err(refused) => refused.into_response(),
             }
         });
-    let views = ring.or(dot).unify().or(local).unify().or(lookup).unify().or(events).unify();
+    let views = ring
+        .or(dot)
+        .unify()
+        .or(local)
+        .unify()
+        .or(lookup)
+        .unify()
+        .or(events)
+        .unify()
+        .or(watch)
+        .unify();
     let checks = health.or(ready).unify().or(metrics).unify().or(openapi).unify();
     let admin = init.or(leave).unify().or(force).unify();
     batch.or(views).unify().or(checks).unify().or(page).unify().or(admin).unify()

@@ -2,10 +2,10 @@
 
 use serde::Deserialize;
 use sky_api::{
-    Code, HopReport, LocalKeyEntry, LocalKeys, LookupReport, Mark, NodeReport, Readiness,
-    RingReport,
+    Code, HopReport, LocalKeyEntry, LocalKeys, LookupReport, Mark, NodeReport, OwnReport,
+    Readiness, RingReport,
 };
-use sky_chord::{Cursor, LocalKey, Peer, Phase, Reply, Request, Trace, View};
+use sky_chord::{Cursor, LocalKey, Peer, Phase, Reply, Request, Trace, Transfer, View};
 use warp::http::StatusCode;
 use warp::reply::Response;
 
@@ -21,7 +21,10 @@ pub(super) struct RingQuery {
 /// `/ring`: this agent's view, or everyone's.
 pub(super) async fn ring(api: &Api, query: RingQuery) -> Result<Response, Refused> {
     match query.scope.as_deref() {
-        None => Ok(json(&view(api).await?)),
+        None => {
+            let (view, transfers) = (*view(api).await?, transfers(api).await?);
+            Ok(json(&OwnReport { view, transfers }))
+        }
         Some("all") => {
             let nodes = views(api).await?;
             let node = |(peer, view)| NodeReport { peer, view };
@@ -44,6 +47,14 @@ pub(super) async fn dot(api: &Api) -> Result<Response, Refused> {
 pub(super) async fn view(api: &Api) -> Result<Box<View>, Refused> {
     match api.ask(Request::View).await? {
         Reply::View(view) => Ok(view),
+        other => Err(kv::unexpected(&other)),
+    }
+}
+
+/// The data that the node is bringing to members of ranges.
+pub(super) async fn transfers(api: &Api) -> Result<Vec<Transfer>, Refused> {
+    match api.ask(Request::Transfers).await? {
+        Reply::Transfers(transfers) => Ok(transfers),
         other => Err(kv::unexpected(&other)),
     }
 }

@@ -16,6 +16,8 @@ pub(super) enum Route {
     Ring,
     RingDot,
     Local,
+    Watch,
+    WatchKey,
     Events,
     Healthz,
     Readyz,
@@ -37,7 +39,7 @@ const KEY: (&[Method], &str) = (
 
 impl Route {
     /// All of them, as the document lists them.
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Keys,
         Self::Key,
         Self::Batch,
@@ -45,6 +47,8 @@ impl Route {
         Self::Ring,
         Self::RingDot,
         Self::Local,
+        Self::Watch,
+        Self::WatchKey,
         Self::Events,
         Self::Healthz,
         Self::Readyz,
@@ -67,6 +71,8 @@ impl Route {
             Self::Ring => path::RING,
             Self::RingDot => path::RING_DOT,
             Self::Local => path::LOCAL,
+            Self::Watch => path::WATCH,
+            Self::WatchKey => "/watch/{key}",
             Self::Events => path::EVENTS,
             Self::Healthz => path::HEALTHZ,
             Self::Readyz => path::READYZ,
@@ -85,6 +91,7 @@ impl Route {
         match self {
             Self::Key => path.starts_with("/kv/"),
             Self::Lookup => path.starts_with("/lookup/"),
+            Self::WatchKey => path.starts_with("/watch/"),
             Self::PageFile => path.starts_with("/page/"),
             exact => path == exact.template(),
         }

@@ -238,6 +238,8 @@ impl Network {
                     Output::Persist { seq, .. } => next = Some(Event::Persisted { seq }),
                     Output::Reply { ticket, reply } => drop(self.replies.insert(ticket, reply)),
                     Output::Notify(notice) => self.told.push(Told { at: self.now, node, notice }),
+                    // Nobody watches here.
+                    Output::Told { .. } => {}
                     Output::Wait { until } => {
                         place.due = until;
                         break;

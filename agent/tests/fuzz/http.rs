@@ -236,6 +236,16 @@ const REQUESTS: &[(&str, &str, &str)] = &[
         "HTTP/1.1 200",
     ),
     (
+        "watch",
+        "GET /watch?prefix=a&values=true&after=a.1.1.1 HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        "HTTP/1.1 ",
+    ),
+    (
+        "watch-key",
+        "GET /watch/a%25?follow=false HTTP/1.1\r\nhost: localhost\r\nlast-event-id: 5\r\n\r\n",
+        "HTTP/1.1 ",
+    ),
+    (
         "metrics",
         "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
         "HTTP/1.1 200",

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use sky_chord::{
     Ballot, Body, CallId, Condition, Config, Id, Key, MemberEntry, MemberStatus, Message, NextHop,
-    NodeId, Operation, Peer, RangeTag, Register, RequestId, RingId, ScanEntry, Value,
+    NodeId, Operation, Peer, RangeTag, Register, RequestId, RingId, ScanEntry, Subject, Value,
 };
 use tokio::io::{join, sink};
 use tokio::runtime::Runtime;
@@ -119,7 +119,9 @@ fn messages() -> Vec<Body> {
     let put = Operation::Put { key: key.clone(), value, condition };
     let entry = MemberEntry { peer: peer(1), version: 7, status: MemberStatus::Suspect };
     let digest = Some(9);
-    let scan = ScanEntry { key: key.clone(), accepted: ballot, live: true, size: 5, digest };
+    let version = Some(ballot);
+    let scan =
+        ScanEntry { key: key.clone(), accepted: ballot, live: true, size: 5, digest, version };
     vec![
         Body::Ping { digest: 1 },
         Body::Gossip { entries: vec![entry; 3], reply: true },
@@ -142,7 +144,14 @@ fn messages() -> Vec<Body> {
         Body::Scanned { entries: vec![scan; 3], end: false },
         Body::Digest { at, prefix: vec![1, 2] },
         Body::Digested { sums: vec![(1, 2), (3, 4)] },
-        Body::Tombstones { at, keys: vec![(key, ballot); 2] },
+        Body::Tombstones { at, keys: vec![(key.clone(), ballot); 2] },
+        Body::Watch {
+            revision: 5,
+            subjects: Some(vec![Subject::Key(key.clone()), Subject::Prefix("k".into())]),
+            lease_ms: 5000,
+        },
+        Body::Watched { session: 1, revision: 5, hints: 2 },
+        Body::Changed { session: 1, number: 2, keys: vec![(key, ballot); 2], more: true },
         Body::TombstonesHeld { held: vec![true, false] },
         Body::Clear { config: config.clone() },
         Body::SlotPromised { accepted: vec![None] },

@@ -52,6 +52,9 @@ pub(super) async fn run(context: &Context<'_>, path: &Path) -> Result<ExitCode> 
     folder.write_record(&record)?;
     let done = format_args!("{ring} adopted: {} nodes, provider {provider}", nodes.len());
     context.printer.step(Mark::Done, done);
+    if context.json {
+        context.json(&serde_json::json!({ "ring": ring, "nodes": nodes.len() }))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -22,7 +22,7 @@ pub(super) async fn run(context: &Context<'_>, path: &Path, preflight: Preflight
         context.printer.say(line);
     }
     if plan.asks() {
-        context.confirm("Do this?")?;
+        context.confirm("Do this?").await?;
     }
     apply::carry_out(&mut deployment, &plan, &progress).await?;
     drop(lock);

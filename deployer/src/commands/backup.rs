@@ -19,7 +19,7 @@ use sky_api::KeyEntry;
 use sky_chord::{Cursor, Id, Key};
 
 use super::{Context, interruptible_with};
-use crate::amount::{bytes, count, rate, since};
+use crate::amount::{bytes, count, of, rate, since};
 use crate::backup::{
     ARCS, Arc, Block, Draft, Entry, FORMAT, Header, Place, Sink, Trailer, Writer, arc_of, upload,
 };
@@ -58,8 +58,14 @@ pub(super) async fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Exit
             interruptible_with(hint, to_pipe(context, &deployment, &place)).await?;
         }
         Place::File(path) => {
+            // A device or a pipe would be replaced by a file.
+            if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+                return Err(Error::new(format!("{} is no ordinary file", path.display())).hint(
+                    "`sky-deploy backup -` writes to the standard output, for anything else",
+                ));
+            }
             if path.exists() {
-                context.confirm(&format!("Replace {}?", path.display()))?;
+                context.confirm(&format!("Replace {}?", path.display())).await?;
             }
             let mut draft = path.clone().into_os_string();
             draft.push(".partial");
@@ -177,8 +183,8 @@ fn said(deployment: &Deployment, place: &Place, keys: u64, size: u64, begun: Ins
     };
     let ring = &deployment.inventory.ring.name;
     let seconds = begun.elapsed().as_secs_f64();
-    let (keys, size) = (count(keys), bytes(size));
-    format!("{ring} backed up to {to}: {keys} keys, {size} of values, {seconds:.1} s")
+    let (keys, size) = (of(keys, "key"), bytes(size));
+    format!("{ring} backed up to {to}: {keys}, {size} of values, {seconds:.1} s")
 }
 
 /// Reads all arcs at once and writes them.

@@ -33,13 +33,13 @@ pub(super) async fn run(context: &Context<'_>, path: &Path, keep_data: bool) -> 
     // An interrupted apply may have made what nodes share, and no node yet.
     if nothing && deployment.provider.leftovers().await?.is_empty() {
         printer.say(format_args!("there is no ring {ring}"));
-        if context.json {
-            context.json(&Destroyed { ring, nodes: 0, kept_data: false })?;
-        }
+        context.report(&progress, &Destroyed { ring, nodes: 0, kept_data: false })?;
         return Ok(ExitCode::SUCCESS);
     }
     let fate = if keep_data { "keep their data" } else { "delete all their data" };
-    context.confirm(&format!("Remove the {} nodes of the ring {ring} and {fate}?", nodes.len()))?;
+    context
+        .confirm(&format!("Remove the {} nodes of the ring {ring} and {fate}?", nodes.len()))
+        .await?;
     let _lock = deployment.folder.lock("destroy")?;
     let results = stream::iter(&nodes).map(|machine| {
         let deployment = &deployment;

@@ -292,6 +292,10 @@ async fn running(findings: &mut Findings, deployment: &Deployment, nodes: &[Sigh
         let name = &seen.node.name;
         if seen.state == NodeState::Up {
             up += 1;
+            if let Some(note) = &seen.note {
+                let hint = format!("`sky-deploy logs {name}` tells since when");
+                findings.warn("nodes", format!("{name}: {note}"), &hint);
+            }
             continue;
         }
         let note = seen.note.as_ref().map_or_else(String::new, |note| format!(": {note}"));

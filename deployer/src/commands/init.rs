@@ -41,5 +41,8 @@ pub(super) fn run(context: &Context<'_>, args: &InitArgs) -> Result<ExitCode> {
     printer.say(format_args!(
         "next: `sky-deploy plan{argument}` shows what would be made, `sky-deploy apply{argument}` makes it"
     ));
+    if context.json {
+        context.json(&serde_json::json!({ "file": args.file }))?;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,20 +4,31 @@ use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
 use reqwest::{Method, StatusCode};
+use serde::Serialize;
+use sky_api::batch::Content;
 
 use super::Context;
 use crate::cli::KvCommand;
-use crate::client;
+use crate::client::{self, KeyAnswer};
 use crate::deployment::Deployment;
 use crate::error::{During, Error, Result};
 
 pub(super) async fn run(context: &Context<'_>, command: KvCommand) -> Result<ExitCode> {
     match command {
         KvCommand::Get { key, target } => {
-            let value = request(&target.inventory, Method::GET, &key, None, None).await?;
-            context.printer.value(&value);
+            let answer = request(&target.inventory, Method::GET, &key, None, None).await?;
+            if !context.json {
+                context.printer.value(&answer.body);
+                return Ok(ExitCode::SUCCESS);
+            }
+            let value = match String::from_utf8(answer.body.to_vec()) {
+                Ok(text) => Content::Text(text),
+                Err(_) => Content::Base64(BASE64_STANDARD.encode(&answer.body)),
+            };
+            context.json(&Report { value: Some(value), ..Report::of(&key, answer) })?;
         }
         KvCommand::Put { key, value, ttl, target } => {
             change(context, &target.inventory, Method::PUT, &key, Some(&value), ttl).await?;
@@ -28,9 +39,42 @@ pub(super) async fn run(context: &Context<'_>, command: KvCommand) -> Result<Exi
         KvCommand::Delete { key, target } => {
             change(context, &target.inventory, Method::DELETE, &key, None, None).await?;
         }
+        KvCommand::Watch(args) => return super::watch::run(context, &args).await,
         KvCommand::List { target, prefix } => list(context, &target.inventory, &prefix).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What came of a request for a key, for `--json`; named as in the results of a batch.
+#[derive(Serialize)]
+struct Report<'a> {
+    key: &'a str,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etag: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Content>,
+    /// How many seconds are left of the time that it is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl: Option<u64>,
+}
+
+impl<'a> Report<'a> {
+    fn of(key: &'a str, answer: KeyAnswer) -> Self {
+        let KeyAnswer { status, etag, content_type, ttl, .. } = answer;
+        Self { key, status: status.as_u16(), etag, content_type, value: None, ttl }
+    }
+}
+
+/// Refuses what a path of the interface cannot name.
+pub(super) fn check(key: &str) -> Result<()> {
+    if matches!(key, "" | "." | "..") {
+        return Err(Error::new(format!("`{key}` cannot be a key"))
+            .hint("a key is 1 byte to 1 KiB of text, and neither . nor .."));
+    }
+    Ok(())
 }
 
 async fn change(
@@ -43,9 +87,9 @@ async fn change(
 ) -> Result<()> {
     let value = value.map(read_value).transpose()?;
     let done = if value.is_some() { "stored" } else { "deleted" };
-    request(inventory, method, key, value, ttl).await?;
+    let answer = request(inventory, method, key, value, ttl).await?;
     context.printer.say(format_args!("{done} {key}"));
-    Ok(())
+    if context.json { context.json(&Report::of(key, answer)) } else { Ok(()) }
 }
 
 fn read_value(argument: &str) -> Result<Bytes> {
@@ -63,17 +107,14 @@ async fn request(
     key: &str,
     value: Option<Bytes>,
     ttl: Option<u64>,
-) -> Result<Bytes> {
-    if matches!(key, "" | "." | "..") {
-        return Err(Error::new(format!("`{key}` cannot be a key"))
-            .hint("a key is 1 byte to 1 KiB of text, and neither . nor .."));
-    }
+) -> Result<KeyAnswer> {
+    check(key)?;
     let deployment = Deployment::open(inventory).await?;
     let agents = deployment.agents().await?;
     let agent = agents.first().map(String::as_str).unwrap_or_default();
     let answer = deployment.client.key(agent, method, key, value, ttl).await?;
     if answer.status.is_success() {
-        return Ok(answer.body);
+        return Ok(answer);
     }
     Err(match answer.status {
         StatusCode::NOT_FOUND => Error::new(format!("there is no key {key}")),

@@ -23,6 +23,7 @@ mod shell;
 mod status;
 mod upgrade;
 mod validate;
+mod watch;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -63,6 +64,11 @@ impl Context<'_> {
     /// Says how long a command of several steps took; as JSON with what it has to report.
     fn timed(&self, progress: &Progress, command: &str, report: &impl Serialize) -> Result<()> {
         progress.end(command);
+        self.report(progress, report)
+    }
+
+    /// What a command has to report and how long it took, if JSON is wanted.
+    fn report(&self, progress: &Progress, report: &impl Serialize) -> Result<()> {
         if !self.json {
             return Ok(());
         }
@@ -76,15 +82,18 @@ impl Context<'_> {
     }
 
     /// Goes on only with a yes.
-    fn confirm(&self, question: &str) -> Result<()> {
+    async fn confirm(&self, question: &str) -> Result<()> {
         if self.yes {
             return Ok(());
         }
-        match self.printer.ask(question) {
-            Some(true) => Ok(()),
-            Some(false) => Err(Error::new("nothing was done")),
-            None => Err(Error::new("nothing was done, because there is nobody to ask")
-                .hint("say yes beforehand with --yes")),
+        let answer = self.printer.ask(format_args!("{question} [y/N]")).await;
+        match answer.as_deref() {
+            Some("y" | "Y" | "yes") => Ok(()),
+            Some(_) => Err(Error::new("nothing was done")),
+            None => Err(Error::new(format!(
+                "nothing was done, because nobody is there to ask: {question}"
+            ))
+            .hint("say yes beforehand with --yes")),
         }
     }
 }
@@ -113,6 +122,7 @@ async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 /// Work that Ctrl-C ends, and what to do then.
 async fn interruptible_with<T>(hint: String, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
+        biased;
         result = work => result,
         _ = tokio::signal::ctrl_c() => Err(Error::new("interrupted").hint(hint)),
     }
@@ -155,14 +165,14 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode> {
         Command::Start(target) => node::run(context, Verb::Start, &target).await,
         Command::Restart(target) => interruptible(node::run(context, Verb::Restart, &target)).await,
         Command::Upgrade(target) => interruptible(upgrade::run(context, &target.inventory)).await,
-        Command::Adopt(target) => adopt::run(context, &target.inventory).await,
+        Command::Adopt(target) => interruptible(adopt::run(context, &target.inventory)).await,
         Command::Audit(target) => audit::run(context, &target.inventory).await,
         Command::Destroy { target, keep_data } => {
             interruptible(destroy::run(context, &target.inventory, keep_data)).await
         }
         Command::Backup(args) => backup::run(context, &args).await,
         Command::Check(args) => check::run(context, &args).await,
-        Command::Repair(args) => repair::run(context, &args).await,
+        Command::Repair(args) => interruptible(repair::run(context, &args)).await,
         Command::Restore(args) => restore::run(context, &args).await,
         Command::Kv { command } => kv::run(context, command).await,
     }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use super::Context;
+use super::scale::Changed;
 use crate::cli::NodeTarget;
 use crate::deployment::Deployment;
 use crate::drain;
@@ -47,6 +48,7 @@ pub(super) async fn run(
     let begun = Instant::now();
     let said = carry_out(&deployment, verb, &target.node, &progress).await?;
     progress.done(begun, verb.name(), Some(&target.node), said);
+    context.report(&progress, &Changed { nodes: std::slice::from_ref(&target.node) })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::Context;
+use crate::amount;
 use crate::cli::Preflight;
 use crate::deployment::Deployment;
 use crate::error::Result;
@@ -51,7 +52,7 @@ pub(super) async fn make(deployment: &Deployment, preflight: Preflight) -> Resul
 pub(super) fn render(plan: &Plan) -> Vec<String> {
     let mut lines = vec![format!("ring {}, provider {} ({})", plan.ring, plan.provider, plan.why)];
     if plan.is_empty() {
-        lines.push("no changes: the nodes are what the inventory says".to_owned());
+        lines.push("no changes: the nodes of the inventory are there, and no others".to_owned());
     }
     for resource in &plan.resources {
         let (kind, name, detail) = (&resource.kind, &resource.name, &resource.detail);
@@ -78,7 +79,9 @@ pub(super) fn render(plan: &Plan) -> Vec<String> {
         for share in plan.shares.iter().filter(stays) {
             lines.push(format!("    {:<10} stays{}", share.name, owns(share)));
         }
-        lines.push(format!("about {} copies of keys to move", plan.keys_to_move));
+        if plan.keys_to_move > 0 {
+            lines.push(format!("about {} to move", amount::of(plan.keys_to_move, "key")));
+        }
     }
     for quota in &plan.quotas {
         let limit =

@@ -92,7 +92,8 @@ async fn repair(context: &Context<'_>, args: &RepairArgs) -> Result<ExitCode> {
     }
     let _lock = deployment.folder.lock("repair")?;
     if !context.yes {
-        match printer.ask_text("Writes may be lost for ever. Type the name of the ring to go on") {
+        let question = "Writes may be lost for ever. Type the name of the ring to go on:";
+        match printer.ask(question).await {
             Some(answer) if answer == *ring => {}
             Some(_) => return Err(Error::new("nothing was done")),
             None => {

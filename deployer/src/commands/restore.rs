@@ -171,7 +171,7 @@ async fn restore(
         ),
         None => "the backup that comes through the pipe".to_owned(),
     };
-    context.confirm(&format!("Restore {what} into the ring {ring}?"))?;
+    context.confirm(&format!("Restore {what} into the ring {ring}?")).await?;
     if done > 0 {
         printer.say(format_args!("going on after block {done}"));
     }

@@ -20,7 +20,8 @@ pub(super) async fn add(context: &Context<'_>, path: &Path) -> Result<ExitCode> 
     let mut deployment = Deployment::open(path).await?;
     if !deployment.provider.kind().is_local() {
         context
-            .confirm(&format!("Make one more server for {}?", deployment.inventory.ring.name))?;
+            .confirm(&format!("Make one more server for {}?", deployment.inventory.ring.name))
+            .await?;
     }
     let progress = Progress::new(context.printer);
     let (names, path) = (add_node(&mut deployment, &progress).await?, deployment.path.display());
@@ -30,10 +31,10 @@ pub(super) async fn add(context: &Context<'_>, path: &Path) -> Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Nodes that came or went, for `--json`.
+/// Nodes that something was done to, for `--json`.
 #[derive(Serialize)]
-struct Changed<'a> {
-    nodes: &'a [String],
+pub(super) struct Changed<'a> {
+    pub(super) nodes: &'a [String],
 }
 
 /// Adds a node. Returns the names of all that were made.
@@ -63,7 +64,7 @@ pub(super) async fn remove(context: &Context<'_>, target: &NodeTarget) -> Result
     let name = &target.node;
     deployment.find(name).await?;
     let _lock = deployment.folder.lock(&format!("remove {name}"))?;
-    context.confirm(&format!("Drain {name} and delete it with its data?"))?;
+    context.confirm(&format!("Drain {name} and delete it with its data?")).await?;
     let progress = Progress::new(context.printer);
     drain::remove(&deployment, name, &progress).await?;
     let others = deployment.observe().await?;

@@ -13,8 +13,11 @@ use crate::deployment::{Deployment, Kept};
 use crate::error::Result;
 use crate::moment;
 use crate::node::Handle;
-use crate::observe::StatusReport;
+use crate::observe::{NodeState, StatusReport};
 use crate::printer::Printer;
+
+/// How many sentences about what is not right are shown.
+const MOST: usize = 8;
 
 pub(super) async fn run(context: &Context<'_>, args: &StatusArgs) -> Result<ExitCode> {
     let path = &args.target.inventory;
@@ -25,7 +28,10 @@ pub(super) async fn run(context: &Context<'_>, args: &StatusArgs) -> Result<Exit
     if context.json {
         context.json(&status)?;
     } else {
-        context.printer.data(lines(&status, context.printer).join("\n"));
+        let printer = context.printer;
+        let lines = nodes(&status, printer).chain([verdict_of(&status)]).chain(problems(&status));
+        printer.data(lines.collect::<Vec<_>>().join("\n"));
+        next(&status).iter().for_each(|hint| printer.hint(hint));
     }
     Ok(code(&status))
 }
@@ -62,7 +68,16 @@ async fn watch(context: &Context<'_>, path: &Path, every: Duration) -> Result<Ex
                 last = Some(code(&status));
             }
             Ok(status) => {
-                printer.frame(&at, &lines(&status, printer));
+                let first = last.is_none();
+                let (nodes, verdict) = (nodes(&status, printer), verdict_of(&status));
+                if printer.rows().is_some() {
+                    // What matters most first: not everything may fit.
+                    let lines = nodes.chain(problems(&status)).chain(next(&status));
+                    printer.frame(first, &format!("{at}  {verdict}"), &lines.collect::<Vec<_>>());
+                } else {
+                    let lines = nodes.chain([verdict]).chain(problems(&status));
+                    printer.frame(first, &at, &lines.collect::<Vec<_>>());
+                }
                 last = Some(code(&status));
             }
             Err(error) if last.is_none() => return Err(error),
@@ -79,8 +94,8 @@ async fn watch(context: &Context<'_>, path: &Path, every: Duration) -> Result<Ex
     Ok(last.unwrap_or(ExitCode::FAILURE))
 }
 
-fn lines(status: &StatusReport, printer: &Printer) -> Vec<String> {
-    let nodes = status.nodes.iter().map(|node| {
+fn nodes(status: &StatusReport, printer: &Printer) -> impl Iterator<Item = String> {
+    status.nodes.iter().map(move |node| {
         let keys = node.keys.map_or_else(|| "?".to_owned(), |keys| keys.to_string());
         let handle = match &node.handle {
             Some(Handle::Pid(pid)) => format!("pid {pid}"),
@@ -89,10 +104,46 @@ fn lines(status: &StatusReport, printer: &Printer) -> Vec<String> {
             None => String::new(),
         };
         let state = printer.state(node.state, 9);
-        format!("{:<10} {state} {:<26} {keys:>8} keys  {handle}", node.name, node.url)
-    });
-    let StatusReport { ring, right, replicated, problems, .. } = status;
-    nodes.chain(verdict(ring, *right, *replicated, problems)).collect()
+        let line = format!("{:<10} {state} {:<26} {keys:>8} keys  {handle}", node.name, node.url);
+        line.trim_end().to_owned()
+    })
+}
+
+fn verdict_of(status: &StatusReport) -> String {
+    let StatusReport { ring, right, replicated, .. } = status;
+    verdict(ring, *right, *replicated, &[]).collect()
+}
+
+/// What is not right. One node that is down makes many sentences, of which the first tell most.
+fn problems(status: &StatusReport) -> Vec<String> {
+    let StatusReport { problems, nodes, .. } = status;
+    let shown = if problems.len() > MOST { MOST - 1 } else { problems.len() };
+    let mut lines: Vec<String> = problems[..shown].iter().map(|it| format!("  {it}")).collect();
+    if shown < problems.len() {
+        lines.push(format!("  and {} more: `sky-deploy ring` tells all", problems.len() - shown));
+    }
+    // Those that are not up are told with it already.
+    let noted = nodes.iter().filter(|node| node.state == NodeState::Up);
+    let noted = noted.filter_map(|node| Some((&node.name, node.note.as_ref()?)));
+    lines.extend(noted.map(|(name, note)| format!("  {name}: {note}")));
+    lines
+}
+
+/// What to do about nodes that are not up.
+fn next(status: &StatusReport) -> Vec<String> {
+    let is = |state: NodeState| status.nodes.iter().any(move |node| node.state == state);
+    let mut hints = Vec::new();
+    match (is(NodeState::Missing), is(NodeState::Down)) {
+        (true, true) => hints
+            .push("`sky-deploy apply` makes what is missing and starts what is down, on its data"),
+        (true, false) => hints.push("`sky-deploy apply` makes what is missing"),
+        (false, true) => hints.push("`sky-deploy apply` starts what is down, on its data"),
+        (false, false) => {}
+    }
+    if is(NodeState::Paused) {
+        hints.push("`sky-deploy unpause NODE` lets it go on");
+    }
+    hints.into_iter().map(str::to_owned).collect()
 }
 
 /// Whether the ring is right, and what is not.

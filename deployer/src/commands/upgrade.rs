@@ -38,7 +38,8 @@ pub(super) async fn run(context: &Context<'_>, path: &Path) -> Result<ExitCode> 
             .hint("a ring is upgraded when all its nodes are up: `sky-deploy apply` first"));
     }
     context
-        .confirm(&format!("Give the {} nodes of {ring} this program, one by one?", seen.len()))?;
+        .confirm(&format!("Give the {} nodes of {ring} this program, one by one?", seen.len()))
+        .await?;
     let _lock = deployment.folder.lock("upgrade")?;
     let nodes: Vec<NodeSpec> = seen.into_iter().map(|seen| seen.node).collect();
     apply::wait_until_right(&deployment, &nodes, &progress).await?;

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use serde::Serialize;
-use sky_api::path;
+use sky_api::{OwnReport, path};
 use sky_chord::{
-    Id, KeyCount, Load, MemberStatus, NodeId, Peer, Phase, RangeView, Verdict, View, check,
-    is_majority,
+    Id, KeyCount, Load, MemberStatus, NodeId, Peer, Phase, RangeView, Transfer, Verdict, View,
+    check, is_majority,
 };
 
+use super::transfers::TransferReport;
 use super::{RingFacts, Source};
 use crate::node::NodeState;
 
@@ -65,6 +66,8 @@ pub(crate) struct RingState {
     pub(crate) nodes: Vec<NodeReport>,
     /// The ranges as their newest configurations say, by end point.
     pub(crate) ranges: Vec<Range>,
+    /// Data on its way between nodes, and what came a moment ago.
+    pub(crate) transfers: Vec<TransferReport>,
 }
 
 /// One node. Other nodes are named by their positions.
@@ -176,7 +179,7 @@ impl Range {
 }
 
 /// The share of the circle that (lo, hi] takes; all of it if both are equal.
-fn arc(lo: Id, hi: Id) -> f64 {
+pub(super) fn arc(lo: Id, hi: Id) -> f64 {
     if lo == hi { 1.0 } else { lo.distance_to(hi).fraction() }
 }
 
@@ -185,6 +188,8 @@ fn arc(lo: Id, hi: Id) -> f64 {
 struct Seen {
     /// The last report, and when it came.
     last: Option<(View, Instant)>,
+    /// The data that it moves, as of then.
+    transfers: Vec<Transfer>,
     /// Why there was none in the last round.
     error: Option<String>,
     /// Whether the agent counts as answering.
@@ -303,7 +308,24 @@ impl Aggregator {
             source_error,
             nodes,
             ranges,
+            transfers: self.transfers(now),
         }
+    }
+
+    /// The data that those who answer move.
+    fn transfers(&self, now: Instant) -> Vec<TransferReport> {
+        let answering = self.seen.values().filter(|seen| seen.answering);
+        let told = answering.filter_map(|seen| Some((seen.last.as_ref()?, &seen.transfers)));
+        told.flat_map(|((view, at), transfers)| {
+            let age = millis(now.duration_since(*at));
+            transfers.iter().map(move |transfer| {
+                let ranges = self.views().flat_map(|view| {
+                    view.ranges.iter().map(move |range| (view.me.node.position, range))
+                });
+                TransferReport::new(transfer, view.me.node.position, age, ranges)
+            })
+        })
+        .collect()
     }
 
     fn report(
@@ -391,9 +413,12 @@ impl Aggregator {
 
 impl Seen {
     /// Takes in the outcome of one question.
-    fn hear(&mut self, answer: Result<View, Silence>, now: Instant) {
+    fn hear(&mut self, answer: Result<OwnReport, Silence>, now: Instant) {
         match answer {
-            Ok(view) => *self = Self { last: Some((view, now)), error: None, answering: true },
+            Ok(OwnReport { view, transfers }) => {
+                let last = Some((view, now));
+                *self = Self { last, transfers, error: None, answering: true };
+            }
             Err(silence) => {
                 let recent =
                     self.last.as_ref().is_some_and(|(_, at)| now.duration_since(*at) < PATIENCE);
@@ -424,7 +449,7 @@ pub(super) fn agent_client(timeout: Duration, token: &str) -> reqwest::Client {
 }
 
 /// The report of the agent at `url`, which should be at position `id`.
-async fn ask(http: &reqwest::Client, id: Id, url: &str) -> Result<View, Silence> {
+async fn ask(http: &reqwest::Client, id: Id, url: &str) -> Result<OwnReport, Silence> {
     let silence = |error: &reqwest::Error| Silence {
         slow: error.is_timeout(),
         why: match () {
@@ -436,12 +461,13 @@ async fn ask(http: &reqwest::Client, id: Id, url: &str) -> Result<View, Silence>
     };
     let request = http.get(format!("{url}{}", path::RING)).send();
     let response = request.await.and_then(reqwest::Response::error_for_status);
-    let view: View =
+    let report: OwnReport =
         response.map_err(|error| silence(&error))?.json().await.map_err(|e| silence(&e))?;
-    if view.me.node.position == id {
-        return Ok(view);
+    let position = report.view.me.node.position;
+    if position == id {
+        return Ok(report);
     }
-    let why = format!("another node answers at this address: {}", view.me.node.position);
+    let why = format!("another node answers at this address: {position}");
     Err(Silence { why, slow: false })
 }
 

@@ -24,12 +24,42 @@ export const h = (tag, attributes, ...children) => build(document.createElement(
 /** A new SVG element. */
 export const s = (tag, attributes, ...children) => build(document.createElementNS(SVG, tag), attributes, children);
 
-const keyOf = (node) => node.dataset?.key;
+const keyOf = (node) => node.getAttribute?.('data-key') ?? undefined;
+
+/** The parts on the page, by their key, with what they were made from. */
+const parts = new Map();
+
+/**
+ * A part of a panel that is made again only if what it is made from has changed. Its key must be the only
+ * one on the page, and the element's `data-key`.
+ * @param {string} key @param {string} source @param {() => Element} make
+ */
+export function part(key, source, make) {
+  const there = parts.get(key);
+  if (there?.element.isConnected && there.source === source) {
+    const same = there.element.cloneNode(false);
+    same.isSame = true;
+    return same;
+  }
+  const made = make();
+  made.source = source;
+  return made;
+}
+
+/** Notes what a part on the page was made from. */
+function note(element, { source }) {
+  if (source !== undefined) parts.set(keyOf(element), { element, source });
+}
 
 /** Makes `old` equal to `next`. */
 export function morph(old, next) {
+  if (next.isSame) return;
+  note(old, next);
+  // Most of a page is as it was, and the browser finds that out much faster.
+  if (old.isEqualNode(next)) return;
   if (old.nodeName !== next.nodeName || keyOf(old) !== keyOf(next)) {
     old.replaceWith(next);
+    note(next, next);
     return;
   }
   if (old.nodeType === Node.TEXT_NODE) {
@@ -49,14 +79,21 @@ export function morph(old, next) {
 function morphChildren(parent, children) {
   // What is gone goes first: then what stays need not be moved, which would take the focus from it.
   const kept = new Set(children.map(keyOf));
-  for (const child of [...parent.childNodes]) if (keyOf(child) && !kept.has(keyOf(child))) child.remove();
+  for (const child of [...parent.childNodes]) {
+    if (!keyOf(child) || kept.has(keyOf(child))) continue;
+    parts.delete(keyOf(child));
+    child.remove();
+  }
   const keyed = new Map([...parent.childNodes].filter(keyOf).map((child) => [keyOf(child), child]));
   children.forEach((next, index) => {
     const there = parent.childNodes[index];
     const same = keyOf(next) ? keyed.get(keyOf(next)) : there;
     if (same && same !== there) parent.insertBefore(same, there ?? null);
     if (same) morph(same, next);
-    else parent.insertBefore(next, there ?? null);
+    else {
+      parent.insertBefore(next, there ?? null);
+      note(next, next);
+    }
   });
   while (parent.childNodes.length > children.length) parent.lastChild.remove();
 }
@@ -64,7 +101,8 @@ function morphChildren(parent, children) {
 /** Shows `children` in the element of this id. */
 export function show(id, ...children) {
   const element = document.getElementById(id);
-  morphChildren(element, [...build(element.cloneNode(false), {}, children).childNodes]);
+  // Not a copy of the element: options that leave a list one by one would all become the chosen one.
+  morphChildren(element, [...build(document.createDocumentFragment(), {}, children).childNodes]);
   return element;
 }
 

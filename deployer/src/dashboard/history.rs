@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use sky_chord::Id;
+
 use super::aggregate::{NodeReport, Range, RingState};
 
 /// How many reports of nodes are kept in all: some megabytes as JSON, and hours of an ordinary ring.
@@ -40,6 +42,7 @@ fn look_alike(one: &RingState, other: &RingState) -> bool {
     (&one.ring, &one.source_error) == (&other.ring, &other.source_error)
         && verdict(one) == verdict(other)
         && one.nodes.iter().map(look_of_node).eq(other.nodes.iter().map(look_of_node))
+        && under_way(one).eq(under_way(other))
         && one.ranges.iter().map(look_of_range).eq(other.ranges.iter().map(look_of_range))
 }
 
@@ -49,6 +52,12 @@ fn look_of_node(node: &NodeReport) -> impl PartialEq + '_ {
         (node.id, &node.name, node.state, node.expected, node.answering),
         (node.phase, node.predecessor, &node.successors, &node.fingers, suspecting),
     )
+}
+
+/// The transfers under way.
+fn under_way(state: &RingState) -> impl Iterator<Item = (Id, Id, u64)> + '_ {
+    let transfers = state.transfers.iter().filter(|transfer| transfer.ended_ms.is_none());
+    transfers.map(|transfer| (transfer.by, transfer.hi, transfer.epoch))
 }
 
 fn look_of_range(range: &Range) -> impl PartialEq + '_ {

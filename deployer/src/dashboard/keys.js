@@ -1,16 +1,14 @@
-/** The forms for keys: get, put, create, delete, and the list. */
+/** The form for one key: get, put, create, delete, and the way to it. */
 
-import { and, bytes, count, h, latency, prose, show } from './dom.js';
+import { bytes, h, prose, show } from './dom.js';
 import { call } from './actions.js';
-import { nameOf } from './state.js';
+import { tellTrace } from './trace.js';
 
-/** How many keys a page of the list has. */
-const PAGE = 20;
 /** How many bytes of a value are shown. */
 const SHOWN = 4096;
 
 /** The path of a key; "." and ".." cannot be keys, since browsers collapse them. */
-function pathOf(key) {
+export function pathOf(key) {
   if (key === '.' || key === '..') throw new Error('“.” and “..” cannot be keys.');
   return encodeURIComponent(key);
 }
@@ -29,7 +27,7 @@ function textOf(buffer) {
 const hexOf = (buffer) => [...new Uint8Array(buffer)].map((byte) => byte.toString(16).padStart(2, '0')).join(' ');
 
 /** What was read, with as much of it as is good to look at. */
-function valueOf(buffer) {
+export function valueOf(buffer) {
   const text = textOf(buffer);
   const part = buffer.slice(0, text === null ? SHOWN / 4 : SHOWN);
   return [
@@ -64,24 +62,14 @@ async function carryOut(verb, key, value, token) {
   }
 }
 
-/** Who keeps the key and how that was found, in a sentence. */
-function whoKeepsIt(state, lookup) {
-  const name = (peer) => nameOf(state, peer.node.position);
-  const others = lookup.members.filter((peer) => peer.node.position !== lookup.owner.node.position).map(name);
-  const time = lookup.hops.reduce((sum, hop) => sum + hop.micros, 0) / 1000;
-  const hops = lookup.hops.length === 0 ? 'known at once' : `found in ${count(lookup.hops.length, 'hop')}, ${latency(time)}`;
-  return h('p', {}, 'Owner: ', h('button', { type: 'button', class: 'link', 'data-select': lookup.owner.node.position }, name(lookup.owner)),
-    others.length > 0 && `; replicas: ${and(others)}`, h('span', { class: 'dim' }, ` · ${hops}`));
-}
-
 async function keyForm(event, app) {
   event.preventDefault();
   const verb = event.submitter?.value ?? 'get';
   const key = document.getElementById('key').value;
   const value = document.getElementById('value').value;
-  if (verb !== 'get' && !(await app.unlocked())) return;
-  let content;
-  try {
+  if (!['get', 'trace'].includes(verb) && !(await app.unlocked())) return;
+  let content = [];
+  if (verb !== 'trace') try {
     const [sentence, shown] = await carryOut(verb, key, value, app.token);
     content = [h('p', { class: 'good', 'data-done': verb }, sentence), shown];
   } catch (error) {
@@ -89,42 +77,29 @@ async function keyForm(event, app) {
     content = [h('p', { class: 'bad', 'data-done': verb }, prose(error.message))];
   }
   try {
-    const lookup = await (await call(`/api/lookup/${pathOf(key)}`)).json();
+    const lookup = await lookUp(key);
     app.found(lookup);
-    content.push(whoKeepsIt(app.state, lookup));
-  } catch {
-    // The answer to the question that was asked stands above; where the key lies is an extra.
+    content.push(h('div', verb === 'trace' ? { 'data-done': verb } : {}, tellTrace(app.state, lookup)));
+  } catch (error) {
+    // Beside the answer to another question, where the key lies is an extra.
+    if (verb === 'trace') content = [h('p', { class: 'bad', 'data-done': verb }, prose(error.message))];
   }
   show('key-result', ...content);
 }
 
-async function listForm(event, cursor = null) {
-  event?.preventDefault();
-  const query = new URLSearchParams({ prefix: document.getElementById('prefix').value, limit: PAGE });
-  if (cursor !== null) query.set('cursor', cursor);
-  try {
-    const page = await (await call(`/api/kv?${query}`)).json();
-    const item = ({ key, size }) => h('li', {}, h('button', { type: 'button', class: 'link', 'data-read': key }, key), h('span', { class: 'dim' }, ` ${bytes(size)}`));
-    show('key-list',
-      page.keys.length === 0 ? h('p', { class: 'hint' }, cursor === null ? 'There are no such keys.' : 'These were all.') : h('ul', { class: 'keys' }, page.keys.map(item)),
-      page.cursor !== null && h('button', { type: 'button', 'data-more': page.cursor }, 'More'));
-  } catch (error) {
-    show('key-list', h('p', { class: 'bad' }, prose(error.message)));
-  }
+/** Looks the key up, from the node that was chosen or from any; the answer says whose it is. */
+async function lookUp(key) {
+  const from = document.getElementById('trace-from').value;
+  const response = await call(`/api/lookup/${pathOf(key)}${from ? `?${new URLSearchParams({ from })}` : ''}`);
+  const lookup = await response.json();
+  return { ...lookup, from: response.headers.get('sky-agent') ?? lookup.owner.node.position, at: Date.now() };
 }
 
 /**
- * Makes the forms work.
+ * Makes the form work.
  * @param {{state: import('./state.js').RingState, token: ?string, unlocked: () => Promise<boolean>, refused: (error: Error) => void, found: (lookup: import('./state.js').Lookup) => void}} app
  */
 export function startKeys(app) {
   const form = document.getElementById('key-form');
   form.addEventListener('submit', (event) => keyForm(event, app));
-  document.getElementById('list-form').addEventListener('submit', (event) => listForm(event));
-  document.getElementById('key-list').addEventListener('click', ({ target }) => {
-    if (target.dataset.more) listForm(null, target.dataset.more);
-    if (target.dataset.read === undefined) return;
-    document.getElementById('key').value = target.dataset.read;
-    form.requestSubmit(form.querySelector('[value=get]'));
-  });
 }

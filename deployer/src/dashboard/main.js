@@ -3,11 +3,14 @@
 import { age, clock, h, prose, show } from './dom.js';
 import { act, askForToken } from './actions.js';
 import { coverage, without } from './coverage.js';
+import { browse, showBrowser, startBrowser } from './browse.js';
 import { startKeys } from './keys.js';
 import { facts, nodes, selectedNode, verdict } from './panels.js';
 import { drawLegend, drawRing } from './ring.js';
 import { nodeOf } from './state.js';
+import { listSuspicions } from './suspicion.js';
 import { entries, pastBar, showSlider, Timeline } from './timeline.js';
+import { transfers } from './transfers.js';
 
 /** How long the server may be silent, in milliseconds: it sends a state a second. */
 const SILENCE = 8000;
@@ -59,6 +62,13 @@ const app = {
 
 function render() {
   if (!app.state) return;
+  const focused = document.activeElement;
+  draw();
+  // What was moved on the page has lost the focus.
+  if (focused !== document.activeElement && focused?.isConnected) focused.focus({ preventScroll: true });
+}
+
+function draw() {
   const { shown } = app.timeline;
   const state = shown ?? app.state;
   const since = Date.now() - app.receivedAt;
@@ -78,7 +88,11 @@ function render() {
   show('verdict', content).dataset.verdict = tone;
   show('ring', drawRing(drawn, view));
   show('legend', drawLegend(drawn, view));
+  show('suspicions', listSuspicions(state, view));
+  show('transfers', transfers(state, view));
   show('coverage', coverage(state));
+  show('trace-from', h('option', { value: '', 'data-key': 'any' }, 'any node'), app.state.nodes.map((node) => h('option', { value: node.name, 'data-key': node.id, disabled: !node.answering }, node.name)));
+  showBrowser(app);
   show('nodes', nodes(state, view));
   show('node', selectedNode(state, view));
   show('changes', entries(app.timeline));
@@ -176,10 +190,12 @@ function lookAt(moment) {
 /** Arrow keys walk along the table's rows and around the ring. */
 function walk(event) {
   const step = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
-  const here = event.target.closest?.('[data-select]');
+  const here = event.target.closest?.('[data-select], [data-key-row]');
   if (!step || !here) return;
-  const group = here.hasAttribute('data-row') ? '[data-row]' : '.ring [data-select]';
+  const group = here.hasAttribute('data-row') ? '[data-row]' : here.hasAttribute('data-key-row') ? '[data-key-row]' : '.ring g.node';
   const all = [...document.querySelectorAll(group)];
+  // On the ring what is remarkable is drawn last, wherever it is.
+  if (here.dataset.at) all.sort((one, other) => one.dataset.at - other.dataset.at);
   const next = all[(all.indexOf(here) + step + all.length) % all.length];
   if (!all.includes(here)) return;
   event.preventDefault();
@@ -192,6 +208,10 @@ document.addEventListener('click', ({ target }) => {
   else if (at('action')) startAction(at('action').dataset.action, at('action').dataset.node ?? null);
   else if (at('unlock')) app.unlocked();
   else if (at('forget')) app.found(null);
+  else if (at('browse')) {
+    browse(app, at('browse').dataset.browse);
+    document.getElementById('browse-panel').scrollIntoView({ block: 'start' });
+  }
   else if (at('whatif')) {
     app.whatIf = !app.whatIf;
     render();
@@ -218,6 +238,7 @@ if (given) {
 }
 app.token = sessionStorage.getItem(TOKEN);
 startKeys(app);
+startBrowser(app);
 document.getElementById('moment').addEventListener('input', ({ target }) => {
   app.timeline.lookAt(Number(target.value));
   render();

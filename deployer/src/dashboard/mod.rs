@@ -15,10 +15,12 @@
 //! | `GET`, `HEAD /api/kv/{key}` | `/kv/{key}` of any live agent |
 //! | `PUT`, `POST`, `DELETE /api/kv/{key}` | the same; needs the token |
 //! | `GET /api/kv?prefix=&limit=&cursor=` | `/kv` of any live agent: keys across the ring, paged |
-//! | `GET /api/lookup/{key}` | `/lookup/{key}` of any live agent: who owns the key, and how it was found |
+//! | `GET /api/lookup/{key}?from=` | `/lookup/{key}` of this node, or of any: the way to the key's owner |
+//! | `GET /api/nodes/{name}/local?limit=&cursor=` | `/local` of this node: the keys that it holds itself |
 //! | `POST /api/nodes` | add a node; needs the token |
 //! | `POST /api/nodes/{name}/{verb}` | `pause`, `unpause`, `stop`, `start` or `drain` it; needs the token |
 //!
+//! Answers of agents say in `sky-agent` whose they are, by position.
 //! Actions answer when they are done: 200 with `{"message": "…"}`, or a [`sky_api::Problem`]. So does
 //! every error. Everything that changes something needs `Authorization: Bearer TOKEN`; the page takes
 //! the token from the fragment of its address ([`page_url`]), which browsers never send anywhere.
@@ -35,6 +37,7 @@ mod routes;
 mod server;
 #[cfg(test)]
 mod tests;
+mod transfers;
 
 use std::io;
 use std::net::SocketAddr;

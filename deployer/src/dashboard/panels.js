@@ -1,13 +1,17 @@
 /** The panels of text: facts, verdict, table of nodes, the selected node. */
 
-import { age, ago, bytes, count, h, latency, number, percent, prose } from './dom.js';
+import { age, ago, bytes, count, h, latency, number, part, percent, prose } from './dom.js';
 import { whatIf } from './coverage.js';
 import { badge, verdictMark } from './ring.js';
-import { fraction, look, nameOf, nodeOf, summary } from './state.js';
+import { colours, fraction, look, nameOf, nodeOf, summary } from './state.js';
+import { suspects } from './suspicion.js';
 import { verbsFor, VERBS } from './actions.js';
 
 /** How old data may be before it is shown as stale, in milliseconds. */
 const STALE = 3000;
+
+/** How many suspicions are named. */
+const NAMED = 12;
 
 /** The ring's name and identity. */
 export function facts(state) {
@@ -45,25 +49,35 @@ export function verdict(state, view) {
 const ageOf = (node, since) => node.age_ms + since;
 const isStale = (node, since) => node.age_ms === null || ageOf(node, since) > STALE;
 
+const seen = (node, view) => (node.age_ms === null ? 'never' : ago(ageOf(node, view.since)));
+
+/** Everything that a row of the table is made from. */
+const rowSource = (state, node, view) => JSON.stringify([node.name, look(node), node.share, node.keys, node.load?.operations_per_second, node.load?.p99_ms, seen(node, view), isStale(node, view.since), view.selected === node.id, colours(state).get(node.id)]);
+
 /** The table of nodes, one button a row. */
 export function nodes(state, view) {
   const cell = (label, ...content) => h('td', { 'data-label': label }, content);
   const value = (thing, write) => (thing === null || thing === undefined ? '–' : write(thing));
   return h('table', { class: 'nodes' },
     h('thead', {}, h('tr', {}, ['Node', 'State', 'Share', 'Keys + replicas', 'Requests', 'p99', 'Seen'].map((title) => h('th', { scope: 'col' }, title)))),
-    h('tbody', {}, state.nodes.map((node) => h('tr', { 'data-key': node.id, class: `${view.selected === node.id ? 'selected' : ''} ${isStale(node, view.since) ? 'stale' : ''}` },
+    h('tbody', {}, state.nodes.map((node) => part(`row-${node.id}`, rowSource(state, node, view), () => h('tr', { 'data-key': `row-${node.id}`, class: `${view.selected === node.id ? 'selected' : ''} ${isStale(node, view.since) ? 'stale' : ''}` },
       h('th', { scope: 'row' }, h('button', { type: 'button', class: 'name', 'data-select': node.id, 'data-row': true, 'data-name': node.name, 'aria-pressed': String(view.selected === node.id) }, badge(state, node), node.name)),
       cell('State', look(node).words),
       cell('Share', percent(node.share)),
       cell('Keys', value(node.keys, (keys) => [number(keys.owned), h('span', { class: 'dim' }, ` + ${number(keys.replica)}`), h('span', { class: 'hidden' }, ' replicas')])),
       cell('Requests', value(node.load, (load) => `${number(load.operations_per_second)}/s`)),
       cell('p99', value(node.load, (load) => (load.p99_ms > 0 ? latency(load.p99_ms) : '–'))),
-      cell('Seen', node.age_ms === null ? 'never' : ago(ageOf(node, view.since)))))));
+      cell('Seen', seen(node, view)))))));
 }
 
 const nodeLink = (state, id) => h('button', { type: 'button', class: 'link', 'data-select': id }, nameOf(state, id));
 /** Items with commas that stay with them. */
 const list = (items) => items.flatMap((item, index) => [h('span', { class: 'item' }, item, index < items.length - 1 && ','), ' ']);
+
+/** Suspicions in a sentence: "n1 for 3 s, n2 for 2 s". */
+const sentence = (state, suspicions, since) => suspicions.slice(0, NAMED)
+  .map(([id, ms], index) => [index > 0 && ', ', nodeLink(state, id), ` for ${age(ms + since)}`])
+  .concat(suspicions.length > NAMED ? [` and ${count(suspicions.length - NAMED, 'other')}`] : []);
 
 /** Neighbours that see it differently, in sentences. */
 function disagreements(state, node) {
@@ -109,14 +123,17 @@ export function selectedNode(state, view) {
   const body = node.container ? `${node.provider}, container ${node.container.slice(0, 12)}` : node.pid ? `process ${node.pid}` : node.provider;
   const verbs = view.past ? [] : verbsFor(node);
   const [question, answer] = whatIf(state, view);
+  const suspecting = suspects(state, node.id);
   return [
     h('div', { class: 'panel-head' },
       h('h2', { id: 'node-title' }, badge(state, node), node.name, h('span', { class: 'dim' }, ` ${look(node).words}`)),
-      h('div', { class: 'buttons' }, verbs.map((verb) => h('button', { type: 'button', 'data-action': verb, 'data-node': node.name, 'data-key': verb, disabled: view.busy.has(node.name) }, `${VERBS[verb].label}…`)), question)),
+      h('div', { class: 'buttons' }, verbs.map((verb) => h('button', { type: 'button', 'data-action': verb, 'data-node': node.name, 'data-key': verb, disabled: view.busy.has(node.name) }, `${VERBS[verb].label}…`)), question,
+        !view.past && node.answering && h('button', { type: 'button', 'data-browse': node.id, 'data-key': 'browse' }, 'Its keys'))),
     answer,
     node.error && h('p', { class: 'remark' }, `Last question to its agent: ${node.error}.`),
     isStale(node, view.since) && node.age_ms !== null && h('p', { class: 'remark' }, `What follows is ${age(ageOf(node, view.since))} old.`),
-    node.suspected_by.length > 0 && h('p', { class: 'remark' }, `Suspected by ${node.suspected_by.map(([id, ms]) => `${nameOf(state, id)} for ${age(ms)}`).join(', ')}.`),
+    node.suspected_by.length > 0 && h('p', { class: 'remark' }, 'Suspected by ', sentence(state, node.suspected_by, view.since), '.'),
+    suspecting.length > 0 && h('p', { class: 'remark' }, 'It suspects ', sentence(state, suspecting, view.since), '.'),
     node.load?.disk_full && h('p', { class: 'remark' }, 'Its disk is full: it stores nothing more.'),
     disagreements(state, node).map((text) => h('p', { class: 'remark' }, text)),
     h('dl', {},

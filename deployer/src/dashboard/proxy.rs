@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sky_api::{Code, Problem, path};
+use sky_api::{Code, Problem};
 use sky_chord::Phase;
-use warp::http::{HeaderMap, HeaderName, Method, header};
+use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use warp::reply::Response;
 
-use super::aggregate::{RingState, agent_client};
+use super::aggregate::{NodeReport, RingState, agent_client};
 use super::routes::problem;
 
 /// How long an agent may take to answer; agents themselves give up earlier.
@@ -34,6 +34,9 @@ const PASSED_BACK: [HeaderName; 5] = [
     HeaderName::from_static(sky_api::header::TTL),
 ];
 
+/// Whose answer it is: the agent's position.
+const AGENT: HeaderName = HeaderName::from_static("sky-agent");
+
 /// A client for agents that takes them in turn.
 pub(super) struct Proxy {
     http: reqwest::Client,
@@ -45,40 +48,42 @@ impl Proxy {
         Self { http: agent_client(TIMEOUT, token), turn: AtomicUsize::new(0) }
     }
 
-    /// Has the call answered by an agent. Another one is only tried while the call cannot have
+    /// The agents that can answer for the ring, another one first each time.
+    pub(super) fn agents<'a>(&self, ring: &'a RingState) -> Vec<&'a NodeReport> {
+        let can_answer = |node: &&NodeReport| node.answering && node.phase == Some(Phase::Up);
+        let mut agents: Vec<&NodeReport> = ring.nodes.iter().filter(can_answer).collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let first = turn.checked_rem(agents.len()).unwrap_or(0);
+        agents.rotate_left(first);
+        agents
+    }
+
+    /// Has the call answered by the first of these agents. Another one is only tried while the call cannot have
     /// reached any, so that no change is made twice.
     pub(super) async fn pass_on(
         &self,
-        ring: &RingState,
+        agents: &[&NodeReport],
         method: &Method,
         target: &str,
         headers: &HeaderMap,
         body: Bytes,
     ) -> Result<Response, Problem> {
-        let mut agents: Vec<&str> = ring
-            .nodes
-            .iter()
-            .filter(|node| node.answering && node.phase == Some(Phase::Up))
-            .map(|node| node.url.as_str())
-            .collect();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let first = turn.checked_rem(agents.len()).unwrap_or(0);
-        agents.rotate_left(first);
         for agent in agents {
-            let mut request = self.http.request(method.clone(), format!("{agent}{target}"));
+            let url = format!("{}{target}", agent.url);
+            let mut request = self.http.request(method.clone(), url);
             for name in PASSED_ON {
                 if let Some(value) = headers.get(&name) {
                     request = request.header(name, value);
                 }
             }
             let answer = match request.body(body.clone()).send().await {
-                Ok(response) => answer(response, method).await,
+                Ok(response) => answer(agent, response, method).await,
                 Err(error) => Err(error),
             };
             match answer {
                 Ok(response) => return Ok(response),
                 Err(error) if error.is_connect() => {}
-                Err(error) => return Err(no_answer(agent, method, &error)),
+                Err(error) => return Err(no_answer(&agent.url, method, &error)),
             }
         }
         Err(problem(
@@ -91,7 +96,11 @@ impl Proxy {
 }
 
 /// The agent's answer as ours.
-async fn answer(response: reqwest::Response, method: &Method) -> reqwest::Result<Response> {
+async fn answer(
+    agent: &NodeReport,
+    response: reqwest::Response,
+    method: &Method,
+) -> reqwest::Result<Response> {
     let status = response.status();
     let headers = response.headers().clone();
     let mut answer = Response::new(response.bytes().await?.into());
@@ -106,7 +115,10 @@ async fn answer(response: reqwest::Response, method: &Method) -> reqwest::Result
     {
         answer.headers_mut().insert(header::CONTENT_LENGTH, length.clone());
     }
-    let sandbox = header::HeaderValue::from_static(SANDBOX);
+    if let Ok(position) = HeaderValue::from_str(&agent.id.to_string()) {
+        answer.headers_mut().insert(AGENT, position);
+    }
+    let sandbox = HeaderValue::from_static(SANDBOX);
     answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, sandbox);
     Ok(answer)
 }
@@ -150,9 +162,16 @@ pub(super) fn target_of_key(path: &str, encoded: &str) -> Result<String, Problem
     Ok(target)
 }
 
-/// The path of the list of keys, with the query as it came.
-pub(super) fn target_of_list(query: &str) -> String {
-    if query.is_empty() { path::KV.to_owned() } else { format!("{}?{query}", path::KV) }
+/// The path of a list of keys, with the query as it came.
+pub(super) fn target_of_list(path: &str, query: &str) -> String {
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
+}
+
+/// A parameter of a query, decoded.
+pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(key, value)| *key == name && !value.is_empty())?;
+    decode(value)
 }
 
 /// Percent-decodes; nothing if that is not UTF-8 or an escape is broken.

@@ -2,21 +2,13 @@
  * The drawing of the ring: the circle runs clockwise from the top; a node sits where its range ends.
  */
 
-import { count, h, number, percent, s } from './dom.js';
+import { age, count, h, number, part, percent, s } from './dom.js';
+import { arc, link, MANY, NODE, place, RING, SOME, WIDTH } from './geometry.js';
+import { drawLabel, layout } from './labels.js';
 import { colours, fraction, lack, look, nameOf, nodeOf, summary } from './state.js';
-
-/** Radii in units of the drawing. */
-const RING = 150;
-const WIDTH = 30;
-const LABEL = 190;
-const NODE = 13;
-/** Beyond this many nodes they are smaller and the labels have one line. */
-const SOME = 12;
-/** Beyond this many nodes only the remarkable ones are labelled. */
-const MANY = 36;
-
-const angle = (at) => (at - 0.25) * 2 * Math.PI;
-const place = (at, radius) => [radius * Math.cos(angle(at)), radius * Math.sin(angle(at))].map((x) => Math.round(x * 100) / 100);
+import { drawSuspicions, suspectedFor } from './suspicion.js';
+import { drawTrace, stops } from './trace.js';
+import { drawTransfers, isStalled } from './transfers.js';
 
 /** The marks of states, drawn in a box from -6 to 6. "up" has none. */
 const MARKS = {
@@ -51,85 +43,78 @@ export function verdictMark(tone, size) {
   return s('svg', { viewBox: '-10 -10 20 20', width: size, height: size, class: 'verdict-mark', 'aria-hidden': 'true' }, s('path', { d: path }));
 }
 
-/** The part of a circle from one share to another, clockwise. */
-function arc(from, share, radius, inset = 0) {
-  const length = Math.min(share, 0.9999);
-  const trim = Math.min(inset / (2 * Math.PI * radius), length / 3);
-  const [start, end] = [place(from + trim, radius), place(from + length - trim, radius)];
-  return `M${start}A${radius} ${radius} 0 ${length - 2 * trim > 0.5 ? 1 : 0} 1 ${end}`;
-}
-
-/** A curve inside the circle, the short way round; `depth` from 0, which hugs the ring, to 1. */
-function link(from, to, depth) {
-  const radius = RING - WIDTH / 2 - 4;
-  const ahead = (((to - from) % 1) + 1) % 1;
-  const way = ahead > 0.5 ? ahead - 1 : ahead;
-  const pull = depth * Math.min(1, 0.25 + 1.5 * Math.abs(way));
-  return `M${place(from, radius)}Q${place(from + way / 2, radius * (1 - pull))} ${place(to, radius)}`;
-}
-
 function drawRange(state, range, owners) {
   const owner = range.members[0];
   const missing = lack(state, range);
   const node = nodeOf(state, owner);
   const gone = node && !node.answering;
-  return s('g', { 'data-key': `range-${range.hi}`, class: `range ${gone ? 'gone' : ''}` },
+  const source = JSON.stringify([range.from, range.share, missing, gone, owners.get(owner), range.members.map((id) => nameOf(state, id))]);
+  return part(`range-${range.hi}`, source, () => s('g', { 'data-key': `range-${range.hi}`, class: `range ${gone ? 'gone' : ''}` },
     s('path', { d: arc(range.from, range.share, RING, 1.5), class: `arc ${missing === 'unavailable' ? 'unavailable' : `colour-${owners.get(owner) ?? 'none'}`}` }),
     missing && s('path', { d: arc(range.from, range.share, RING - WIDTH / 2 - 5, 4), class: `lack ${missing}` }),
-    s('title', {}, `${percent(range.share)} of the circle, kept by ${range.members.map((id) => nameOf(state, id)).join(', ')}`));
+    s('title', {}, `${percent(range.share)} of the circle, kept by ${range.members.map((id) => nameOf(state, id)).join(', ')}`)));
 }
 
-/** Where the labels go on the circle: beside their nodes, pushed apart where these are close. */
-function labelPlaces(nodes) {
-  const gap = Math.min(0.032, 0.9 / nodes.length);
-  const places = nodes.map((node) => node.at);
-  for (let round = 0; round < 60; round += 1) {
-    places.forEach((_, index) => {
-      const after = (index + 1) % places.length;
-      const between = places[after] - places[index] + (after === 0 ? 1 : 0);
-      const push = after === index ? 0 : Math.max(0, gap - between) / 2;
-      places[index] -= push;
-      places[after] += push;
-    });
-  }
-  return places;
+/** What a node is to the key that was looked for: its owner, a member of its range, or nothing. */
+function halo({ lookup }, node) {
+  if (!lookup) return null;
+  if (lookup.owner.node.position === node.id) return 'owner';
+  return lookup.members.some((peer) => peer.node.position === node.id) ? 'member' : null;
 }
 
-function drawLabel(state, node, at) {
+/** The lines of a node's label: bold and small text each. */
+function labelLines(state, node, view) {
   const { mark, words } = look(node);
-  const [x, y] = place(at, LABEL);
-  const side = Math.abs(x) < 40 ? 0 : Math.sign(x);
-  const anchor = { '-1': 'end', 0: 'middle', 1: 'start' }[side];
-  const two = state.nodes.length <= SOME;
-  const middle = y + (two ? 0 : 8) + 9 * Math.sin(angle(at));
-  const moved = Math.abs(at - node.at) > 0.008;
-  return [
-    moved && s('path', { d: `M${place(node.at, RING + WIDTH / 2)}L${place(at, LABEL - 8)}`, class: 'leader' }),
-    s('text', { x: x - 8 * side, y: middle - 2, 'text-anchor': anchor, class: 'label' }, node.name,
-      !two && mark !== 'up' && s('tspan', { class: 'label-small' }, ` ${words}`)),
-    two && s('text', { x: x - 8 * side, y: middle + 14, 'text-anchor': anchor, class: 'label-small' }, mark === 'up' ? percent(node.share) : words),
-  ];
+  const since = suspectedFor(node);
+  const long = since !== null && age(since + view.since);
+  const plain = words.replace(', but suspected', '');
+  if (state.nodes.length > SOME) return [[node.name, [mark !== 'up' && plain, long].filter(Boolean).join(' ')]];
+  return [[node.name], [null, mark === 'up' || mark === 'suspected' ? percent(node.share) : plain], long && [null, `suspected ${long}`]].filter(Boolean);
 }
 
-function drawNode(state, node, owners, labelAt, view, tabbable) {
+/** The labels, and how many find no room. In large rings only what is remarkable has one. */
+function drawLabels(state, view) {
+  const onTheWay = view.lookup ? stops(view.lookup) : new Set();
+  const rank = (node) => [view.selected === node.id, halo(view, node) !== null, onTheWay.has(node.id), look(node).mark !== 'up'].indexOf(true);
+  const all = state.nodes.map((node) => ({ node, rank: rank(node) }));
+  const labelled = state.nodes.length > MANY ? all.filter((item) => item.rank >= 0) : all;
+  labelled.sort((one, other) => (one.rank < 0 ? 9 : one.rank) - (other.rank < 0 ? 9 : other.rank));
+  const items = labelled.map(({ node }) => ({ node, at: node.at, texts: labelLines(state, node, view) }));
+  const few = state.nodes.length <= SOME;
+  const places = layout(items.map(({ at, texts }) => ({ at, lines: texts.length })), few);
+  return s('g', { 'data-key': 'labels', 'data-left-out': items.length - places.size || null, 'aria-hidden': 'true' }, items.map(({ node, texts }, index) => places.has(index)
+    && s('g', { 'data-key': `label-${node.id}`, 'data-select': node.id, class: `look-${look(node).mark} name-of` }, drawLabel(places.get(index), texts))));
+}
+
+/** How large a node is drawn: in large rings they would cover each other. */
+function sizeOf(state, remarkable) {
+  const nodes = state.nodes.length;
+  if (nodes <= SOME) return 1;
+  if (nodes <= MANY) return 0.75;
+  const fits = (0.9 * 2 * Math.PI * RING) / (2 * NODE * nodes);
+  return remarkable ? 0.55 : Math.min(0.5, Math.max(0.22, fits));
+}
+
+function drawNode(state, node, owners, view, tabbable) {
   const { mark, words } = look(node);
   const selected = view.selected === node.id;
-  const size = state.nodes.length <= SOME ? 1 : state.nodes.length <= MANY ? 0.75 : 0.5;
-  const halo = view.lookup && (view.lookup.owner.node.position === node.id ? 'owner' : view.lookup.members.some((peer) => peer.node.position === node.id) && 'member');
-  return s('g', {
+  const its = halo(view, node);
+  const size = sizeOf(state, selected || its || mark !== 'up');
+  const source = JSON.stringify([node.name, node.at, node.share, mark, words, selected, its, size, tabbable, node.suspected_by.length, owners.get(node.id)]);
+  return part(`node-${node.id}`, source, () => s('g', {
     'data-key': `node-${node.id}`,
     class: `node look-${mark} ${selected ? 'selected' : ''}`,
     'data-select': node.id,
+    'data-at': node.at,
     role: 'button',
     tabindex: tabbable ? 0 : -1,
     'aria-pressed': String(selected),
-    'aria-label': `${node.name}, ${words}, owns ${percent(node.share)}${halo ? `, ${halo} of the key` : ''}`,
+    'aria-label': `${node.name}, ${words}, owns ${percent(node.share)}${node.suspected_by.length > 0 ? `, suspected by ${count(node.suspected_by.length, 'node')}` : ''}${its ? `, ${its} of the key` : ''}`,
   },
   s('g', { transform: `translate(${place(node.at, RING)}) scale(${size})` },
-    halo && s('circle', { r: NODE + 9, class: `halo ${halo}` }),
+    its && s('circle', { r: NODE + 9, class: `halo ${its}` }),
     selected && s('circle', { r: NODE + 5, class: 'chosen' }),
-    symbol(node, owners.get(node.id))),
-  (state.nodes.length <= MANY || selected || halo || mark !== 'up') && drawLabel(state, node, labelAt));
+    symbol(node, owners.get(node.id)))));
 }
 
 /** Who the selected node points to. */
@@ -142,16 +127,6 @@ function drawLinks(state, node) {
     node.successors[0] && s('path', { d: link(node.at, to(node.successors[0]), 0.3), class: 'successor', 'marker-end': 'url(#arrow-successor)' }));
 }
 
-/** Where the key lies and who was asked for it. */
-function drawLookup(state, lookup) {
-  const stops = [...new Set([...lookup.hops.map((hop) => hop.peer.node.position), lookup.owner.node.position])]
-    .map((id) => nodeOf(state, id)?.at ?? fraction(id));
-  const [x, y] = place(fraction(lookup.hash), RING);
-  return s('g', { 'data-key': 'lookup', class: 'lookup' },
-    stops.slice(1).map((stop, index) => s('path', { d: link(stops[index], stop, 0.6), class: 'hop', 'marker-end': 'url(#arrow-hop)' })),
-    s('path', { d: 'M0-9 9 0 0 9-9 0Z', transform: `translate(${x} ${y})`, class: 'key-point' }, s('title', {}, `“${lookup.key}” lies here`)));
-}
-
 function centre(state) {
   const { tone } = summary(state);
   const requests = state.nodes.reduce((sum, node) => sum + (node.answering ? node.load?.operations_per_second ?? 0 : 0), 0);
@@ -162,7 +137,7 @@ function centre(state) {
     s('text', { y: 36, class: 'centre-small' }, `${number(requests)} requests/s`));
 }
 
-const arrow = (name) => s('marker', { id: `arrow-${name}`, class: name, viewBox: '0 0 8 8', refX: 7, refY: 4, markerWidth: 7, markerHeight: 7, orient: 'auto' }, s('path', { d: 'M0 .5 8 4 0 7.5Z' }));
+const arrow = (name) => s('marker', { id: `arrow-${name}`, class: name, viewBox: '0 0 8 8', refX: 7, refY: 4, markerUnits: 'userSpaceOnUse', markerWidth: 15, markerHeight: 15, orient: 'auto' }, s('path', { d: 'M0 .5 8 4 0 7.5Z' }));
 
 /**
  * @param {import('./state.js').RingState} state
@@ -170,19 +145,25 @@ const arrow = (name) => s('marker', { id: `arrow-${name}`, class: name, viewBox:
  */
 export function drawRing(state, view) {
   const owners = colours(state);
-  const labels = labelPlaces(state.nodes);
   const selected = nodeOf(state, view.selected);
   const first = selected ?? state.nodes[0];
-  return s('svg', { viewBox: '-270 -232 540 464', class: 'ring', role: 'group', 'aria-label': `Ring of ${count(state.nodes.length, 'node')}` },
+  // What is remarkable covers what is not.
+  const order = state.nodes.toSorted((one, other) => isRemarkable(view, one) - isRemarkable(view, other));
+  return s('svg', { viewBox: state.nodes.length <= SOME ? '-300 -252 600 504' : '-335 -252 670 504', class: `ring ${state.nodes.length <= SOME ? 'few' : ''}`, role: 'group', 'aria-label': `Ring of ${count(state.nodes.length, 'node')}` },
     s('defs', {},
-      ['successor', 'predecessor', 'hop'].map(arrow),
+      ['successor', 'predecessor', 'hop', 'suspicion', 'transfer'].map(arrow),
       s('pattern', { id: 'hatch', width: 8, height: 8, patternUnits: 'userSpaceOnUse', patternTransform: 'rotate(45)' }, s('path', { d: 'M0 4H8', class: 'hatch' }))),
     s('circle', { r: RING, class: 'track' }),
     state.ranges.map((range) => drawRange(state, range, owners)),
     selected ? drawLinks(state, selected) : !view.lookup && centre(state),
-    view.lookup && drawLookup(state, view.lookup),
-    state.nodes.map((node, index) => drawNode(state, node, owners, labels[index], view, node === first)));
+    drawTransfers(state, view),
+    drawSuspicions(state, view),
+    view.lookup && drawTrace(state, view.lookup),
+    order.map((node) => drawNode(state, node, owners, view, node === first)),
+    drawLabels(state, view));
 }
+
+const isRemarkable = (view, node) => Number(view.selected === node.id || halo(view, node) !== null || look(node).mark !== 'up');
 
 /** What the lines and marks mean: only those that can be seen now. */
 export function drawLegend(state, view) {
@@ -196,6 +177,13 @@ export function drawLegend(state, view) {
     node && line('successor', 'successor'),
     node && line('predecessor', 'predecessor'),
     node && line('finger', 'fingers'),
+    state.nodes.some((other) => other.suspected_by.length > 0) && line('suspicion', 'suspects'),
+    state.transfers.some((transfer) => transfer.ended_ms === null) && line('transfer', 'gives keys to'),
+    state.transfers.some((transfer) => isStalled(transfer, view.since)) && line('transfer stalled', 'stalled'),
+    view.lookup && line('hop', 'hops of the lookup, with their times'),
+    view.lookup?.hops.some((hop) => !hop.answered) && line('hop silent', 'no answer'),
+    view.lookup && line('hop-end', 'who was told of'),
+    state.nodes.length > MANY && h('li', { class: 'hint' }, 'Only nodes that are selected, asked or not simply up are named.'),
     view.lookup && line('key-point', `“${view.lookup.key}”`, 'M16 1l7 7-7 7-7-7Z'),
     view.lookup && h('li', {}, h('button', { type: 'button', class: 'quiet', 'data-forget': true }, 'Forget the key')),
     !node && !view.lookup && lacks.size <= 1 && lacks.has(null) && h('li', { class: 'hint' }, 'Arcs are in proportion to what a node owns. Select a node to see its links.'));

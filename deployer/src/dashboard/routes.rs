@@ -14,9 +14,9 @@ use warp::Filter;
 use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use warp::reply::{Reply, Response};
 
-use super::aggregate::RingState;
+use super::aggregate::{NodeReport, RingState};
 use super::history::History;
-use super::proxy::{Proxy, decode, target_of_key, target_of_list};
+use super::proxy::{Proxy, decode, parameter, target_of_key, target_of_list};
 use super::{Action, Actions, Verb};
 
 /// The largest body that is passed on; agents have their own, lower limit.
@@ -32,13 +32,20 @@ const PAGE: &str = include_str!("index.html");
 const ASSETS_MARK: &str = "__ASSETS__";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 /// The files of the page: name, content type, text.
-const ASSETS: [(&str, &str, &str); 11] = [
+const ASSETS: [(&str, &str, &str); 18] = [
     ("style.css", "text/css; charset=utf-8", include_str!("style.css")),
     ("icon.svg", "image/svg+xml", include_str!("icon.svg")),
     ("main.js", SCRIPT, include_str!("main.js")),
     ("state.js", SCRIPT, include_str!("state.js")),
     ("dom.js", SCRIPT, include_str!("dom.js")),
     ("ring.js", SCRIPT, include_str!("ring.js")),
+    ("geometry.js", SCRIPT, include_str!("geometry.js")),
+    ("labels.js", SCRIPT, include_str!("labels.js")),
+    ("suspicion.js", SCRIPT, include_str!("suspicion.js")),
+    ("transfers.js", SCRIPT, include_str!("transfers.js")),
+    ("trace.js", SCRIPT, include_str!("trace.js")),
+    ("sha1.js", SCRIPT, include_str!("sha1.js")),
+    ("browse.js", SCRIPT, include_str!("browse.js")),
     ("panels.js", SCRIPT, include_str!("panels.js")),
     ("coverage.js", SCRIPT, include_str!("coverage.js")),
     ("timeline.js", SCRIPT, include_str!("timeline.js")),
@@ -106,6 +113,7 @@ enum Route<'a> {
     Key(&'a str),
     Lookup(&'a str),
     Nodes,
+    Local(&'a str),
     Node(&'a str, Verb),
 }
 
@@ -126,8 +134,12 @@ impl<'a> Route<'a> {
                 Some(("kv", key)) => Self::Key(key),
                 Some(("lookup", key)) => Self::Lookup(key),
                 Some(("nodes", node)) => {
-                    let (name, verb) = node.split_once('/')?;
-                    Self::Node(name, Verb::parse(verb)?)
+                    let (name, what) = node.split_once('/')?;
+                    if what == "local" {
+                        Self::Local(name)
+                    } else {
+                        Self::Node(name, Verb::parse(what)?)
+                    }
                 }
                 _ => return None,
             },
@@ -175,6 +187,8 @@ impl Call<'_> {
             self.check_token(&shared.token)?;
         }
         let ring = shared.states.borrow().clone();
+        // The node that is to answer, if it is not just any.
+        let mut named = None;
         let target = match route {
             Route::Page => return Ok(page()),
             Route::Asset(name) => return asset(name),
@@ -193,12 +207,23 @@ impl Call<'_> {
                 }
                 return act(shared, Action::Node(name, verb)).await;
             }
-            Route::Keys => target_of_list(self.query),
+            Route::Keys => target_of_list(path::KV, self.query),
             Route::Key(key) => target_of_key(path::KV, key)?,
-            Route::Lookup(key) => target_of_key(path::LOOKUP, key)?,
+            Route::Lookup(key) => {
+                named = parameter(self.query, "from");
+                target_of_key(path::LOOKUP, key)?
+            }
+            Route::Local(name) => {
+                named = Some(decode(name).unwrap_or_default());
+                target_of_list(path::LOCAL, self.query)
+            }
         };
         let body = collect(body).await?;
-        shared.proxy.pass_on(&ring, &self.method, &target, self.headers, body).await
+        let agents = match named {
+            Some(name) => vec![agent_of(&ring, &name)?],
+            None => shared.proxy.agents(&ring),
+        };
+        shared.proxy.pass_on(&agents, &self.method, &target, self.headers, body).await
     }
 
     /// Only pages of this server may call it: see the module's documentation.
@@ -256,6 +281,20 @@ fn asset(name: &str) -> Result<Response, Problem> {
     let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
     headers.insert(header::CACHE_CONTROL, forever);
     Ok(response)
+}
+
+/// The node of this name, which has to answer.
+fn agent_of<'a>(ring: &'a RingState, name: &str) -> Result<&'a NodeReport, Problem> {
+    let node = ring.nodes.iter().find(|node| node.name == name).ok_or_else(|| {
+        let detail = format!("the ring has no node `{name}`");
+        problem(Code::NotFound, "No such node", detail, None)
+    })?;
+    if node.answering {
+        return Ok(node);
+    }
+    let why = node.error.as_deref().unwrap_or("it never answered");
+    let detail = format!("{name} does not answer: {why}");
+    Err(problem(Code::Unavailable, "No answer", detail, Some("ask another node")))
 }
 
 /// The state now and after every round, until the server stops or the reader leaves.

@@ -12,6 +12,7 @@
  * @property {?string} source_error why sky-deploy could not look at its nodes
  * @property {RingNode[]} nodes by position
  * @property {Range[]} ranges the newest configurations, by end point
+ * @property {Transfer[]} transfers data on its way, and what came a moment ago
  *
  * @typedef {Object} RingNode everything from `phase` on is as old as `age_ms`
  * @property {string} name
@@ -49,6 +50,24 @@
  * @property {number} keys
  * @property {boolean} available whether a majority of its members answers
  *
+ * @typedef {Object} Transfer data of (lo, hi] on its way to members
+ * @property {'sweep'|'catchup'} kind all of it, to new members; or what members have missed
+ * @property {string} lo
+ * @property {string} hi
+ * @property {number} share of the circle that the range has
+ * @property {number} epoch
+ * @property {string} by who brings it
+ * @property {string[]} from who has it
+ * @property {string[]} to who gets it; empty if no member is new
+ * @property {number} keys done so far
+ * @property {?number} about how many there are, as those who have them count
+ * @property {number} bytes of the values done so far
+ * @property {?number} done the share of the range that was gone through
+ * @property {number} known_left keys found and not yet done
+ * @property {number} took_ms
+ * @property {number} still_ms how long nothing was done
+ * @property {?number} ended_ms how long ago it ended; null while it is under way
+ *
  * @typedef {Object} Lookup the last key that was looked for
  * @property {string} key
  * @property {string} hash
@@ -56,6 +75,8 @@
  * @property {Peer} owner
  * @property {Peer[]} members
  * @property {?number} epoch
+ * @property {string} from who looked it up
+ * @property {number} at when, by this machine's clock
  *
  * @typedef {{node: {position: string}, address: string}} Peer
  */
@@ -67,14 +88,28 @@ const TONES = { up: 'good', starting: 'plain', draining: 'plain' };
 /** How many colours tell owners apart. */
 const COLOURS = 7;
 
+/** Computes what follows from a state once. States do not change. */
+function once(compute) {
+  const known = new WeakMap();
+  return (state) => {
+    if (!known.has(state)) known.set(state, compute(state));
+    return known.get(state);
+  };
+}
+
+const byId = once((state) => new Map(state.nodes.map((node) => [node.id, node])));
+
 /** @param {RingState} state */
-export const nodeOf = (state, id) => state.nodes.find((node) => node.id === id);
+export const nodeOf = (state, id) => byId(state).get(id);
 
 /** The name of a node, or the beginning of its position if it is not known. */
 export const nameOf = (state, id) => nodeOf(state, id)?.name ?? `${id.slice(0, 8)}…`;
 
 /** A point on the circle, in hexadecimal digits, as a share of the circle. */
 export const fraction = (id) => parseInt(id.slice(0, 12), 16) / 2 ** 48;
+
+/** The range that a point lies in; undefined if nobody told of it. */
+export const rangeOf = (state, point) => state.ranges.find(({ lo, hi }) => (lo < hi ? lo < point && point <= hi : lo < point || point <= hi));
 
 /** How a node looks: the name of its mark and its state in words. */
 export function look(node) {
@@ -86,10 +121,10 @@ export function look(node) {
 }
 
 /** How many members a range can have in this ring. */
-function wanted(state) {
+const wanted = once((state) => {
   const members = state.nodes.filter((node) => node.answering && (node.phase === 'up' || node.phase === 'leaving'));
   return Math.min(state.replicas, members.length);
-}
+});
 
 /** What a range lacks, worst first; null if nothing. */
 export function lack(state, range) {
@@ -103,7 +138,7 @@ export function lack(state, range) {
 export const NOTHING = 1e-6;
 
 /** The nodes that answer. */
-export const answering = (state) => new Set(state.nodes.filter((node) => node.answering).map((node) => node.id));
+export const answering = once((state) => new Set(state.nodes.filter((node) => node.answering).map((node) => node.id)));
 
 export const shareOf = (ranges) => ranges.reduce((sum, range) => sum + range.share, 0);
 
@@ -139,14 +174,24 @@ export function spare(range, there) {
   return Math.min(...[range.members, range.prev].filter((ids) => ids.length > 0).map(beyondMajority));
 }
 
-/** What would be out of reach if exactly these nodes answered, as a share of the circle. */
-const outOfReach = (state, there) => shareOf(state.ranges.filter((range) => spare(range, there) < 0));
-
 /** The nodes that would answer without this one. */
 export const others = (state, id) => new Set([...answering(state)].filter((other) => other !== id));
 
+/** The ranges that each node has a part in. */
+const partsOf = once((state) => {
+  const parts = new Map();
+  for (const range of state.ranges) {
+    for (const id of new Set([...range.members, ...range.prev])) parts.set(id, [...(parts.get(id) ?? []), range]);
+  }
+  return parts;
+});
+
 /** How much more of the circle would be out of reach without this node. */
-export const lossOf = (state, id) => outOfReach(state, others(state, id)) - outOfReach(state, answering(state));
+export function lossOf(state, id) {
+  const there = answering(state);
+  const left = { has: (other) => other !== id && there.has(other) };
+  return shareOf((partsOf(state).get(id) ?? []).filter((range) => spare(range, there) >= 0 && spare(range, left) < 0));
+}
 
 const chosen = new Map();
 
@@ -154,7 +199,7 @@ const chosen = new Map();
  * A colour number for each owner: a node keeps its colour, and ring neighbours differ.
  * @param {RingState} state
  */
-export function colours(state) {
+export const colours = once((state) => {
   const { nodes } = state;
   for (const id of [...chosen.keys()]) if (!nodeOf(state, id)) chosen.delete(id);
   nodes.forEach((node, index) => {
@@ -165,8 +210,8 @@ export function colours(state) {
     const all = Array.from({ length: COLOURS }, (_, colour) => colour);
     chosen.set(node.id, all.reduce((best, colour) => (uses(colour) < uses(best) ? colour : best)));
   });
-  return chosen;
-}
+  return new Map(chosen);
+});
 
 /**
  * What happened between two states, as sentences with a tone.

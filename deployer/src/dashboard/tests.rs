@@ -1,5 +1,9 @@
 //! The dashboard's server over real sockets: agents that only report stand in for the ring.
 
+#[path = "../../tests/parts/browser.rs"]
+mod browser;
+mod many;
+
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
@@ -207,7 +211,7 @@ async fn every_file_that_a_script_imports_is_served() {
         }
         next += 1;
     }
-    assert_eq!(files.len(), 9);
+    assert_eq!(files.len(), 16);
 }
 
 #[tokio::test]
@@ -311,6 +315,22 @@ async fn keys_reach_the_agent_exactly() {
         let get = fixture.call(Method::GET, &format!("/api/kv/{bad}"));
         assert_eq!(fixture.code(get).await.1, "invalid_key", "{bad}");
     }
+}
+
+#[tokio::test]
+async fn one_node_can_be_asked() {
+    let fixture = Fixture::new().await;
+    let local = fixture.call(Method::GET, "/api/nodes/n1/local?limit=5").send().await.unwrap();
+    assert_eq!(local.headers()["sky-agent"], Id::small(1).to_string());
+    let lookup = fixture.call(Method::GET, "/api/lookup/a%2Fb?from=n1").send().await.unwrap();
+    assert_eq!(lookup.headers()["sky-agent"], Id::small(1).to_string());
+    assert_eq!(*fixture.agent.asked.lock().unwrap(), ["GET /local", "GET /lookup/a%2Fb"]);
+    for path in ["/api/nodes/n9/local", "/api/lookup/a?from=n9"] {
+        let unknown = fixture.code(fixture.call(Method::GET, path)).await;
+        assert_eq!(unknown, (StatusCode::NOT_FOUND, "not_found".to_owned()), "{path}");
+    }
+    let change = fixture.call(Method::POST, "/api/nodes/n1/local").bearer_auth(TOKEN);
+    assert_eq!(fixture.code(change).await.1, "method_not_allowed");
 }
 
 #[tokio::test]

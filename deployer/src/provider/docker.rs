@@ -144,8 +144,10 @@ impl Containers {
                 Some(ContainerSummaryStateEnum::PAUSED) => MachineState::Paused,
                 _ => MachineState::Stopped,
             };
+            let again = container.state == Some(ContainerSummaryStateEnum::RESTARTING);
+            let note = again.then(|| "it has ended, and the engine starts it again".to_owned());
             let handle = container.id.map(Handle::Container);
-            machines.push(Machine::near(node, state, handle));
+            machines.push(Machine { note, ..Machine::near(node, state, handle) });
         }
         let options = ListVolumesOptionsBuilder::new().filters(&self.filter()).build();
         let volumes = self.docker().list_volumes(Some(options)).await;
@@ -247,7 +249,14 @@ impl Containers {
     async fn resume(&self, name: &str) -> Result<()> {
         let container = self.container(name);
         match self.docker().unpause_container(&container).await {
-            Err(error) if status(&error) == Some(500) => Ok(()), // It is not paused.
+            // It is not paused.
+            Err(error) if status(&error) == Some(500) => {
+                let machines = self.machines().await?;
+                let runs =
+                    |machine: &Machine| matches!(machine.state, MachineState::Running { .. });
+                let it = machines.iter().find(|machine| machine.node.name == name);
+                if it.is_some_and(runs) { Ok(()) } else { Err(not_running(name)) }
+            }
             Err(error) if status(&error) == Some(404) => Err(not_running(name)),
             result => result.during(|| format!("cannot unpause the container {container}")),
         }

@@ -337,8 +337,11 @@ impl Provider for Processes {
                 None if self.data(name).exists() => MachineState::Stopped,
                 None => MachineState::Absent,
             };
+            let ended = living.is_none();
             let handle = living.map(|(process, _)| Handle::Pid(process.pid));
-            Ok(Some(Machine::near(record.node, state, handle)))
+            let before = record.process.filter(|process| ended && process.boot != boot_id());
+            let note = before.map(|_| "this machine was started again since".to_owned());
+            Ok(Some(Machine { note, ..Machine::near(record.node, state, handle) }))
         };
         let mut names: Vec<String> = std::fs::read_dir(self.nodes())
             .into_iter()

@@ -71,6 +71,7 @@ pub(crate) async fn life(provider: &dyn Provider, launch: &Launch) {
     provider.pause("a").await.unwrap();
     provider.stop("a").await.unwrap();
     reaches(provider, |machine| machine.state == MachineState::Stopped).await;
+    assert!(provider.unpause("a").await.is_err(), "what is stopped cannot go on");
     provider.start(launch).await.unwrap();
     answers(&client, launch).await;
     let after = client.view(&launch.node.url()).await.unwrap().me.node;

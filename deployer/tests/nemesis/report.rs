@@ -50,8 +50,8 @@ pub(crate) struct Silence {
     pub(crate) details: String,
 }
 
-/// The longest time between two successes of a key, of which the later came after the fault, and the
-/// longest time from the fault to the end of the first request that began after it and succeeded.
+/// The longest time without a success of a key from the fault on, and the longest time from the fault to the
+/// end of the first request that began after it and succeeded.
 pub(crate) fn silence(
     measured: &[Measured],
     probes: &[Probe],
@@ -68,8 +68,8 @@ pub(crate) fn silence(
         *count += 1;
         for ((key, is_get), stream) in &streams {
             let succeeded = || stream.iter().filter(|probe| probe.succeeded);
-            let before = succeeded().map(|probe| probe.end).filter(|end| end <= from).max();
-            let mut last = before.unwrap_or(*from);
+            // What was silent before is no matter of this fault.
+            let mut last = *from;
             // The longest gap, and where it is.
             let mut gap = (0, last, last);
             let ends = succeeded().filter(|probe| probe.end > *from && probe.begun < *until);

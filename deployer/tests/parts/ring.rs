@@ -14,6 +14,8 @@ pub(crate) struct Ring {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) provider: &'static str,
     pub(crate) first_port: u16,
+    pub(crate) replicas: usize,
+    pub(crate) repair_after: &'static str,
 }
 
 /// A node that runs.
@@ -33,15 +35,17 @@ pub(crate) enum Handle {
 
 impl Ring {
     pub(crate) fn new(provider: &'static str, nodes: usize, first_port: u16) -> Self {
-        let ring = Self { folder: tempfile::tempdir().unwrap(), provider, first_port };
+        let folder = tempfile::tempdir().unwrap();
+        let ring = Self { folder, provider, first_port, replicas: 3, repair_after: "auto" };
         ring.resize(nodes);
         ring
     }
 
     pub(crate) fn resize(&self, nodes: usize) {
-        let Self { provider, first_port: port, .. } = self;
+        let Self { provider, first_port: port, replicas, repair_after, .. } = self;
         let text = format!(
-            "ring: {{name: e2e-{port}}}\nprovider: {provider}\nnodes: {nodes}\nagent: {{port: {port}}}\n"
+            "ring: {{name: e2e-{port}, replicas: {replicas}}}\nprovider: {provider}\nnodes: {nodes}\n\
+             agent: {{port: {port}, repair_after: {repair_after}}}\n"
         );
         std::fs::write(self.folder.path().join("inventory.yaml"), text).unwrap();
     }

@@ -38,8 +38,8 @@ impl Ranges {
                 self.accept(w, at, &key, ballot, register, next)
             }
             Body::Read { at, key, with_value } => self.read(w, at, &key, with_value),
-            Body::Scan { at, after, through, limit, with_digest } => {
-                self.scan(w, at, after.as_ref(), through, limit, with_digest)
+            Body::Scan { at, after, through, limit, with_digest, with_version } => {
+                self.scan(w, at, after.as_ref(), through, limit, (with_digest, with_version))
             }
             Body::Tombstones { at, keys } => self.tombstones_held(w, at, &keys),
             Body::Collect { at, keys } => self.drop_tombstones(w, at, &keys),
@@ -136,7 +136,7 @@ impl Ranges {
         after: Option<&Cursor>,
         through: Id,
         limit: u32,
-        with_digest: bool,
+        (with_digest, with_version): (bool, bool),
     ) -> Answered {
         let adopted = self.duty(&w.ctx.me.node, at, at.hi)?.seq;
         let limit = (limit as usize).clamp(1, SCAN_LIMIT);
@@ -156,6 +156,7 @@ impl Ranges {
                     accepted: record.accepted,
                     live: record.is_live(),
                     size: size as u32,
+                    version: with_version.then_some(record.register.version),
                 });
             }
             if end || entries.len() >= limit || bytes >= SCAN_BYTES {

@@ -5,12 +5,13 @@
 //! it was accepted under: a delayed message of that round, which a member refuses if it has promised more.
 //! Then the key is accepted anew, by a round like a read with write-back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::digest::{DEEPEST, arc, before};
 use super::listing::merge_pages;
+use super::progress::{Left, Progress, listed};
 use super::round::{Job, Origin, Task};
 use super::{Ranges, World};
 use crate::Id;
@@ -20,7 +21,9 @@ use crate::event::{Notice, Records};
 use crate::message::{Body, Refusal, ScanEntry};
 use crate::record::{Key, Register};
 use crate::request::Cursor;
+use crate::time::Time;
 use crate::timer::Timer;
+use crate::view::{Transfer, TransferKind};
 
 /// Where to look.
 #[derive(Debug, Clone)]
@@ -44,6 +47,8 @@ struct Copying {
     lacking: Vec<Peer>,
     /// Members that were asked to accept it and have not answered.
     open: usize,
+    /// Bytes of its value.
+    size: u32,
     /// Whether a round of its own settles it.
     anew: bool,
 }
@@ -61,7 +66,9 @@ struct Comparison {
     waiting: Vec<(Key, Copying)>,
     copying: BTreeMap<Key, Copying>,
     last: u64,
-    copied: u64,
+    progress: Progress,
+    /// Who was found to hold what others lack, and who lacks it.
+    ends: (BTreeSet<Peer>, BTreeSet<Peer>),
     /// Keys that members hold under one ballot with different content: nobody can tell who is right.
     diverged: Vec<Key>,
 }
@@ -82,6 +89,12 @@ impl Comparisons {
     /// Whether the members of this range are being compared.
     pub(super) fn is_under_way(&self, hi: Id) -> bool {
         self.under_way.contains_key(&hi)
+    }
+
+    /// How far those have got that found something to bring.
+    pub(super) fn reports(&self, now: Time) -> impl Iterator<Item = Transfer> {
+        let found = self.under_way.values().filter(|comparison| !comparison.ends.1.is_empty());
+        found.map(move |comparison| comparison.report(now, None))
     }
 
     fn get_mut(&mut self, id: PassId) -> Option<&mut Comparison> {
@@ -116,7 +129,8 @@ impl Ranges {
             waiting: Vec::new(),
             copying: BTreeMap::new(),
             last: 0,
-            copied: 0,
+            progress: Progress::new(w.ctx.now),
+            ends: (BTreeSet::new(), BTreeSet::new()),
             diverged: Vec::new(),
         };
         self.comparisons.under_way.insert(config.hi, comparison);
@@ -170,7 +184,14 @@ impl Ranges {
             Place::Keys(prefix, after) => {
                 let (first, through) = arc(prefix);
                 let after = after.clone().map(Cursor::AfterKey).or_else(|| before(first));
-                Body::Scan { at, after, through, limit: PAGE, with_digest: true }
+                Body::Scan {
+                    at,
+                    after,
+                    through,
+                    limit: PAGE,
+                    with_digest: true,
+                    with_version: false,
+                }
             }
         };
         w.ask_slowly(peer, question, RangeCall::Compare(comparison.id, CompareStep::Look(number)));
@@ -223,8 +244,7 @@ impl Ranges {
                 if let Some(copying) = comparison.copying.get_mut(&key).filter(|c| !c.anew) {
                     copying.open = copying.open.saturating_sub(1);
                     if copying.open == 0 {
-                        comparison.copying.remove(&key);
-                        comparison.copied += 1;
+                        comparison.copied(w.ctx.now, &key);
                     }
                 }
             }
@@ -336,8 +356,7 @@ impl Ranges {
             // Its members still count as lagging, and are compared again in a while.
             return self.comparisons.abort(hi);
         }
-        comparison.copying.remove(&key);
-        comparison.copied += 1;
+        comparison.copied(w.ctx.now, &key);
         self.go_on_comparing(w, hi);
     }
 
@@ -347,8 +366,10 @@ impl Ranges {
             leading.clear_lagging(&done.marks);
             leading.compared = w.ctx.now;
         }
-        if done.copied > 0 {
-            w.ctx.notify(Notice::Aligned { hi, keys: done.copied });
+        let now = w.ctx.now;
+        if done.progress.keys > 0 {
+            w.ctx.notify(Notice::Aligned { hi, keys: done.progress.keys });
+            self.ended.push(now, done.report(now, Some(now)));
         }
         if !done.diverged.is_empty() {
             let keys = done.diverged.iter().take(NAMED).map(|key| key.name().to_owned()).collect();
@@ -359,6 +380,18 @@ impl Ranges {
 }
 
 impl Comparison {
+    /// All that lacked this key have it.
+    fn copied(&mut self, now: Time, key: &Key) {
+        let copying = self.copying.remove(key);
+        self.progress.key_done(now, copying.map_or(0, |copying| copying.size));
+    }
+
+    fn report(&self, now: Time, ended: Option<Time>) -> Transfer {
+        let what = (TransferKind::Catchup, &*self.config);
+        let keys = (self.waiting.len() + self.copying.len()) as u64;
+        self.progress.report(what, listed(&self.ends), Left { through: None, keys }, (now, ended))
+    }
+
     /// Finds the keys that the members do not hold alike.
     fn on_keys(&mut self, prefix: Vec<u8>, pages: &BTreeMap<NodeId, (Vec<ScanEntry>, bool)>) {
         let (merged, horizon) = merge_pages(pages.values());
@@ -372,13 +405,16 @@ impl Comparison {
             }
             let entry = |peer: &Peer| held.get(&peer.node).and_then(|page| page.get(&key).copied());
             let holds = |peer: &&Peer| entry(peer).is_some_and(|e| e.accepted == newest.accepted);
-            let (holders, lacking): (Vec<_>, Vec<_>) = self.members.iter().partition(holds);
+            let (holders, lacking): (Vec<&Peer>, Vec<&Peer>) = self.members.iter().partition(holds);
             if holders.iter().any(|peer| entry(peer).is_some_and(|e| e.digest != newest.digest)) {
                 self.diverged.push(key);
             } else if !lacking.is_empty() {
-                let [holders, lacking] =
+                let [holders, lacking]: [Vec<Peer>; 2] =
                     [holders, lacking].map(|peers| peers.into_iter().cloned().collect());
-                self.waiting.push((key, Copying { holders, lacking, open: 0, anew: false }));
+                self.ends.0.extend(holders.iter().cloned());
+                self.ends.1.extend(lacking.iter().cloned());
+                let size = newest.size;
+                self.waiting.push((key, Copying { holders, lacking, open: 0, size, anew: false }));
             }
         }
         if let Some(last) = horizon {

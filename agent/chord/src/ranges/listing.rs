@@ -11,7 +11,7 @@ use super::round::{Job, Origin, Task};
 use super::{Ranges, World};
 use crate::Id;
 use crate::call::{ListingId, RangeCall};
-use crate::config::{Config, NodeId, Peer};
+use crate::config::{Ballot, Config, NodeId, Peer};
 use crate::event::Records;
 use crate::message::{Body, Refusal, ScanEntry};
 use crate::record::Key;
@@ -34,8 +34,8 @@ struct Listing {
 
 /// A page, and what is not yet known of it.
 struct Draft {
-    /// The size of each key's value, or none if it has no value.
-    keys: BTreeMap<Key, Option<u32>>,
+    /// The size and version of each key's value, or none if it has no value.
+    keys: BTreeMap<Key, Option<(u32, Ballot)>>,
     next: Option<Cursor>,
     /// Keys that are being read.
     unsure: BTreeSet<Key>,
@@ -103,6 +103,7 @@ impl Ranges {
             through: listing.through,
             limit: listing.limit.max(PAGE),
             with_digest: false,
+            with_version: true,
         };
         w.ask_slowly(peer, question, RangeCall::Listing(id));
     }
@@ -178,13 +179,13 @@ impl Ranges {
     ) {
         let Some(listing) = self.listings.under_way.get_mut(&id) else { return };
         let Some(draft) = &mut listing.draft else { return };
-        let size = match outcome {
-            Ok(Answer::Found { value, .. }) => Some(value.bytes.len() as u32),
+        let value = match outcome {
+            Ok(Answer::Found { value, version }) => Some((value.bytes.len() as u32, version)),
             Ok(_) => None,
             Err(failure) => return self.fail_listing(w, id, failure),
         };
         draft.unsure.remove(&key);
-        draft.keys.insert(key, size);
+        draft.keys.insert(key, value);
         self.finish_listing(w, id);
     }
 
@@ -196,8 +197,10 @@ impl Ranges {
                 self.listings.under_way.remove(&id)
         {
             let keys = draft.keys.into_iter();
-            let keys =
-                keys.filter_map(|(key, size)| Some(ListedKey { key, size: size? })).collect();
+            let listed = |(key, value): (Key, Option<_>)| {
+                value.map(|(size, version)| ListedKey { key, size, version })
+            };
+            let keys = keys.filter_map(listed).collect();
             self.finish_origin(w, origin, Ok(Answer::Listed { keys, next: draft.next }));
         }
     }
@@ -241,7 +244,8 @@ impl Listing {
                 draft.unsure.insert(key.clone());
             }
             if has_prefix && (newest.live || !is_chosen) {
-                draft.keys.insert(key.clone(), Some(newest.size));
+                let version = newest.version.unwrap_or(Ballot::ZERO);
+                draft.keys.insert(key.clone(), Some((newest.size, version)));
             }
             if draft.keys.len() >= self.limit as usize {
                 draft.next = Some(Cursor::AfterKey(key));

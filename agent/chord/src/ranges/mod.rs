@@ -18,6 +18,7 @@
 //! - [`repair`]: what the leader of a range does: split, replace, sweep, compare, release
 //! - [`transfer`]: the sweep that brings a range to new members
 //! - [`compare`], [`digest`]: finding and levelling what members do not hold alike
+//! - [`progress`]: how far data has got, for people
 //! - [`scrub`]: finding damage on disk
 //! - [`tombstones`]: what remains of deleted keys, and when it goes
 //! - [`expiry`]: deleting values whose time is over
@@ -34,6 +35,7 @@ mod leaving;
 mod listing;
 mod operate;
 mod plan;
+mod progress;
 mod register;
 mod repair;
 mod round;
@@ -43,7 +45,7 @@ mod stored;
 mod tombstones;
 mod transfer;
 
-pub(crate) use operate::Errand;
+pub(crate) use operate::{Client, Errand};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -54,11 +56,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::Id;
 use crate::call::{OperationId, RangeCall, RoundId};
-use crate::config::{Config, NodeId, Peer, RangeTag, Slot};
+use crate::config::{Ballot, Config, NodeId, Peer, RangeTag, Slot};
 use crate::context::Context;
 use crate::event::{Notice, Records, StoreError, Ticket};
 use crate::membership::{MemberChange, Membership};
 use crate::message::{Body, Refusal};
+use crate::record::Key;
 use crate::request::{Cursor, LocalKey};
 use crate::time::Time;
 use crate::timer::Timer;
@@ -157,6 +160,7 @@ pub(crate) struct Ranges {
     comparisons: compare::Comparisons,
     collections: tombstones::Collections,
     expiries: expiry::Expiries,
+    ended: progress::Ended,
     wakes: BTreeSet<(Time, Wake)>,
     /// Members that missed something, to be told to the leaders of their ranges.
     missed: BTreeSet<(RangeTag, NodeId)>,
@@ -322,6 +326,11 @@ impl Ranges {
             RangeCall::Config(point) => self.on_config_answer(w, from, point, answer),
             RangeCall::Forward(operation) => self.on_forwarded(w, operation, from, answer),
         }
+    }
+
+    /// Keys whose versions changed here since the last time, and what they are now.
+    pub(crate) fn take_changed(&mut self) -> Vec<(Key, Ballot)> {
+        std::mem::take(&mut self.stored.changed)
     }
 
     /// Everything up to this commit is on disk.

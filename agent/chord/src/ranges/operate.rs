@@ -4,7 +4,7 @@
 //! that the change is made once. Once a second member has been asked, a refused condition counts only
 //! from the member asked last: it notes the refusal, which stops the earlier ones.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +12,13 @@ use super::change::found;
 use super::expiry::told;
 use super::round::{Job, Origin, Task};
 use super::{Ranges, Wake, World, owner_first};
-use crate::call::{LookupPurpose, OperationId, RangeCall};
+use crate::call::{Look, Looked, LookupPurpose, OperationId, RangeCall};
 use crate::config::{NodeId, Peer};
+use crate::context::Context;
 use crate::event::{Records, Ticket};
 use crate::message::{Body, CallId};
 use crate::record::RequestId;
-use crate::request::{Answer, Consistency, Failure, ListedKey, Operation, Reply};
+use crate::request::{Answer, Consistency, Failure, ListedKey, Operation, Reply, WatchId};
 use crate::time::Time;
 
 /// An operation as it is handed from node to node.
@@ -37,9 +38,18 @@ pub(crate) struct Errand {
     pub(crate) budget: Duration,
 }
 
+/// Whose operation it is.
+#[derive(Debug, Clone)]
+pub(crate) enum Client {
+    /// One of the shell's.
+    Shell(Ticket),
+    /// A watch of this node, and what it asks for.
+    Watch(WatchId, Look),
+}
+
 /// An operation of a client of this node.
 struct Pending {
-    ticket: Ticket,
+    client: Client,
     request: RequestId,
     stamp: u64,
     retry: bool,
@@ -70,6 +80,8 @@ struct Pending {
 pub(super) struct Operations {
     pending: BTreeMap<OperationId, Pending>,
     last: u64,
+    /// What came of operations of watches.
+    looked: VecDeque<Looked>,
     /// The latest time in the id of a request, and when it came: for requests that have none in their id.
     wall_clock: (u64, Time),
     /// The last operations handed over by each other node.
@@ -106,25 +118,27 @@ const TAKEN_KEPT: usize = 1024;
 const PAUSE: Duration = Duration::from_millis(60);
 /// A page of a list is asked from as many ranges as it takes, but one answer names at most so many keys.
 const LIST_LIMIT: u32 = 1000;
+/// A list that has less time left ends with what it has: what follows is another operation's.
+const LIST_IN_TIME: Duration = Duration::from_secs(2);
 
 impl Ranges {
     /// An operation of a client of this node.
     pub(crate) fn operate<R: Records>(
         &mut self,
         w: &mut World<'_, R>,
-        ticket: Ticket,
+        client: Client,
         request: RequestId,
         retry: bool,
         operation: Operation,
         budget: Duration,
     ) {
         if self.may_be_old(w.ctx.now, &operation) {
-            return w.ctx.reply(ticket, Reply::Operated(Err(was_stopped())));
+            return self.answer_client(w.ctx, client, Err(was_stopped()));
         }
         self.operations.last += 1;
         let id = OperationId(self.operations.last);
         let pending = Pending {
-            ticket,
+            client,
             request,
             stamp: self.operations.stamp(w.ctx.now, request),
             retry,
@@ -418,7 +432,8 @@ impl Ranges {
         let is_full = *limit == 0;
         after.clone_from(&next);
         pending.listed.extend(keys);
-        if next.is_none() || is_full {
+        let is_late = pending.deadline.since(w.ctx.now) < LIST_IN_TIME;
+        if next.is_none() || is_full || is_late {
             let keys = std::mem::take(&mut pending.listed);
             return self.conclude(w, id, Ok(Answer::Listed { keys, next }));
         }
@@ -472,8 +487,25 @@ impl Ranges {
         outcome: Result<Answer, Failure>,
     ) {
         if let Some(pending) = self.operations.pending.remove(&id) {
-            w.ctx.reply(pending.ticket, Reply::Operated(outcome));
+            self.answer_client(w.ctx, pending.client, outcome);
         }
+    }
+
+    fn answer_client(
+        &mut self,
+        ctx: &mut Context,
+        client: Client,
+        outcome: Result<Answer, Failure>,
+    ) {
+        match client {
+            Client::Shell(ticket) => ctx.reply(ticket, Reply::Operated(outcome)),
+            Client::Watch(watch, look) => self.operations.looked.push_back((watch, look, outcome)),
+        }
+    }
+
+    /// What came of an operation of a watch.
+    pub(crate) fn take_looked(&mut self) -> Option<Looked> {
+        self.operations.looked.pop_front()
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::Bound;
 
 use super::digest::{Digests, before};
 use crate::Id;
-use crate::config::Config;
+use crate::config::{Ballot, Config};
 use crate::context::Context;
 use crate::event::{Records, StoreError, Write};
 use crate::record::{Key, Record};
@@ -27,6 +27,8 @@ pub(super) struct Stored {
     pub(super) digests: Digests,
     /// Keys that were deleted, and whose records are still kept.
     pub(super) tombstones: BTreeSet<Key>,
+    /// Keys that got another version, and which.
+    pub(super) changed: Vec<(Key, Ballot)>,
     /// When the times of values are over, by this node's own clock.
     pub(super) expiring: BTreeSet<(u64, Key)>,
 }
@@ -49,6 +51,9 @@ impl Stored {
     /// Writes a record over `old` and returns the number of the commit.
     pub(super) fn put(&mut self, ctx: &mut Context, key: &Key, old: &Record, new: Record) -> u64 {
         self.recount(key, old, &new);
+        if new.register.version != old.register.version {
+            self.changed.push((key.clone(), new.register.version));
+        }
         let seq = ctx.persist(Write::Record(key.clone(), new.clone()));
         self.note(seq, key, new);
         seq
@@ -197,9 +202,5 @@ fn bucket_of(point: Id) -> usize {
 
 /// Whether a key comes after this place.
 pub(super) fn is_after(key: &Key, place: Option<&Cursor>) -> bool {
-    match place {
-        None => true,
-        Some(Cursor::AfterKey(last)) => key > last,
-        Some(Cursor::AfterPoint(point)) => key.hash() > *point,
-    }
+    place.is_none_or(|place| place.is_before(key))
 }

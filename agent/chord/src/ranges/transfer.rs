@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::listing::merge_pages;
+use super::progress::{Left, Progress, ends_of_sweep};
 use super::round::{Job, Origin, Task};
 use super::{Ranges, World};
 use crate::Id;
@@ -15,7 +16,9 @@ use crate::event::{Notice, Records};
 use crate::message::{Body, Refusal, ScanEntry};
 use crate::record::Key;
 use crate::request::{Cursor, segments};
+use crate::time::Time;
 use crate::timer::Timer;
+use crate::view::{Transfer, TransferKind};
 
 struct Pass {
     id: PassId,
@@ -29,7 +32,11 @@ struct Pass {
     refused: BTreeSet<NodeId>,
     waiting: VecDeque<Key>,
     in_flight: usize,
-    handled: u64,
+    /// Everything up to this point is done.
+    through: Id,
+    /// The sizes of the values of the page's keys.
+    sizes: BTreeMap<Key, u32>,
+    progress: Progress,
 }
 
 /// The passes of this process, at most one a range.
@@ -43,6 +50,20 @@ impl Passes {
     /// Ends a pass; jobs under way end by themselves.
     pub(super) fn abort(&mut self, hi: Id) {
         self.under_way.remove(&hi);
+    }
+
+    /// How far they have got.
+    pub(super) fn reports(&self, now: Time) -> impl Iterator<Item = Transfer> {
+        self.under_way.values().map(move |pass| pass.report(now, None))
+    }
+}
+
+impl Pass {
+    fn report(&self, now: Time, ended: Option<Time>) -> Transfer {
+        let what = (TransferKind::Sweep, &*self.config);
+        let keys = (self.waiting.len() + self.in_flight) as u64;
+        let left = Left { through: Some(self.through), keys };
+        self.progress.report(what, ends_of_sweep(&self.config), left, (now, ended))
     }
 }
 
@@ -67,7 +88,9 @@ impl Ranges {
             refused: BTreeSet::new(),
             waiting: VecDeque::new(),
             in_flight: 0,
-            handled: 0,
+            through: config.lo,
+            sizes: BTreeMap::new(),
+            progress: Progress::new(w.ctx.now),
         };
         self.passes.under_way.insert(config.hi, pass);
         self.ask_pages(w, config.hi);
@@ -77,6 +100,11 @@ impl Ranges {
     fn ask_pages<R: Records>(&mut self, w: &mut World<'_, R>, hi: Id) {
         let Some(pass) = self.passes.under_way.get_mut(&hi) else { return };
         pass.page += 1;
+        pass.through = match pass.stretches.front() {
+            Some((Some(Cursor::AfterPoint(point)), _)) => *point,
+            Some((Some(Cursor::AfterKey(key)), _)) => key.hash(),
+            Some((None, _)) | None => Id::MAX,
+        };
         pass.pages.clear();
         pass.refused.clear();
         for peer in pass.config.prev.clone() {
@@ -88,7 +116,8 @@ impl Ranges {
         let Some(pass) = self.passes.under_way.get(&hi) else { return };
         let Some((after, through)) = pass.stretches.front().cloned() else { return };
         let at = pass.config.tag();
-        let question = Body::Scan { at, after, through, limit: PAGE, with_digest: false };
+        let question =
+            Body::Scan { at, after, through, limit: PAGE, with_digest: false, with_version: false };
         w.ask_slowly(peer, question, RangeCall::Pass(pass.id, pass.page));
     }
 
@@ -108,6 +137,7 @@ impl Ranges {
         match answer {
             Some(Body::Scanned { entries, end }) => {
                 pass.pages.insert(from, (entries, end));
+                pass.progress.step_done(w.ctx.now);
                 self.on_pages(w, hi);
             }
             Some(Body::Refused(Refusal::Newer(config))) => {
@@ -145,12 +175,9 @@ impl Ranges {
             return;
         }
         let (merged, horizon) = merge_pages(pass.pages.values());
-        let keys: Vec<_> = merged
-            .iter()
-            .filter(|(_, entry)| entry.accepted != Ballot::ZERO)
-            .map(|(key, _)| key.clone())
-            .collect();
-        pass.waiting = keys.into();
+        let held = merged.into_iter().filter(|(_, entry)| entry.accepted != Ballot::ZERO);
+        pass.sizes = held.map(|(key, entry)| (key, entry.size)).collect();
+        pass.waiting = pass.sizes.keys().cloned().collect();
         pass.pages.clear();
         match (horizon, pass.stretches.front_mut()) {
             (Some(last), Some((after, _))) => *after = Some(Cursor::AfterKey(last)),
@@ -211,7 +238,8 @@ impl Ranges {
         let hi = pass.config.hi;
         pass.in_flight -= 1;
         if is_done {
-            pass.handled += 1;
+            let size = pass.sizes.remove(&key).unwrap_or_default();
+            pass.progress.key_done(w.ctx.now, size);
         } else {
             let at = pass.config.tag();
             if self.duty(&w.ctx.me.node, at, key.hash()).is_err() {
@@ -228,12 +256,14 @@ impl Ranges {
     fn finish_pass<R: Records>(&mut self, w: &mut World<'_, R>, hi: Id) {
         let Some(pass) = self.passes.under_way.remove(&hi) else { return };
         let at = pass.config.tag();
-        w.ctx.notify(Notice::SweepDone { hi, epoch: at.epoch, keys: pass.handled });
+        w.ctx.notify(Notice::SweepDone { hi, epoch: at.epoch, keys: pass.progress.keys });
+        let (now, done) = (w.ctx.now, Pass { through: hi, ..pass });
+        self.ended.push(now, done.report(now, Some(now)));
         self.on_swept(w, at);
         // Who is told forgets what it held: from then on nobody may need to sweep again.
         let known_here = w.ctx.last_commit();
         let me = w.ctx.me.node;
-        for peer in pass.config.everyone().filter(|peer| peer.node != me) {
+        for peer in done.config.everyone().filter(|peer| peer.node != me) {
             w.ctx.tell_after(known_here, &w.members.current(peer), Body::Swept { at });
         }
         w.ctx.timers.set_earlier(Timer::Reconcile, w.ctx.now);

@@ -183,7 +183,7 @@ impl Part {
                     }
                     self.ctx.on_persisted(seq);
                 }
-                Output::Reply { .. } | Output::Wait { .. } => {}
+                Output::Reply { .. } | Output::Told { .. } | Output::Wait { .. } => {}
             }
         }
         sent

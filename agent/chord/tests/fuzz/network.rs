@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use sky_chord::{
     Condition, Consistency, Cursor, Event, Id, Key, Node, NodeId, Operation, Output, Peer, Record,
-    Records, Request, RequestId, RingId, Settings, Start, StoreError, Ticket, Time, Value, Write,
+    Records, Request, RequestId, RingId, Settings, Start, StoreError, Subject, Ticket, Time, Value,
+    Write,
 };
 
 use crate::steps::{Step, kind};
@@ -106,6 +107,7 @@ impl Told {
                 Event::Request { request: Request::Init { .. }, .. } => Step::Init(true),
                 Event::Request { request: Request::Leave, .. } => Step::Leave,
                 Event::Request { request: Request::Views, .. } => Step::Views,
+                Event::Request { request: Request::Watch { .. }, .. } => Step::Watch(248),
                 Event::Request { .. } => Step::Get(1),
                 event => panic!("not recorded: {event:?}"),
             },
@@ -249,7 +251,7 @@ impl Network {
                     running.store.write(writes);
                     self.post(number, Event::Persisted { seq });
                 }
-                Output::Reply { .. } | Output::Notify(_) => {}
+                Output::Reply { .. } | Output::Notify(_) | Output::Told { .. } => {}
                 Output::Wait { until } => {
                     running.due = until;
                     return;
@@ -332,6 +334,10 @@ pub(crate) fn stories() -> Vec<(&'static str, u8, Vec<Told>)> {
 
     let mut working = Network::with_the_first_restarted();
     working.run(Duration::from_millis(300));
+    for number in [0, 2] {
+        let subject = Subject::Prefix("k".into());
+        working.ask(number, Request::Watch { subject, room: 100 });
+    }
     working.work(0, 3);
     working.work(2, 3);
     tell("working", 1, working, 1);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sky_chord::{
     Condition, Consistency, Event, Id, Key, Load, Message, Node, Operation, Output, Reply, Request,
-    RequestId, RingId, Ticket, Time, Value,
+    RequestId, RingId, Subject, Ticket, Time, Value, WatchId,
 };
 
 use crate::driver;
@@ -49,6 +49,10 @@ pub(crate) enum Step {
     DiskFull(bool),
     /// The disk breaks.
     Broken,
+    /// A watch of a key, or of all keys.
+    Watch(u8),
+    WatchRoom(u8, u32),
+    Unwatch(u8),
 }
 
 impl Step {
@@ -141,6 +145,9 @@ impl Stage {
                 Output::Notify(notice) => {
                     self.saw.insert(format!("{upon} {}", name(&notice)));
                 }
+                Output::Told { told, .. } => {
+                    self.saw.insert(format!("{upon} {}", name(&told)));
+                }
                 Output::Wait { until } => {
                     self.due = until;
                     return;
@@ -220,6 +227,19 @@ impl Stage {
             Step::LocalKeys(limit) => self.ask(Request::LocalKeys { after: None, limit }),
             Step::Init(ours) => self.ask(Request::Init { ring: RingId(if ours { 1 } else { 2 }) }),
             Step::Leave => self.ask(Request::Leave),
+            Step::Watch(number) => {
+                let subject = match number / 8 % 2 {
+                    0 => Subject::Key(key(number)),
+                    _ => Subject::Prefix("k".into()),
+                };
+                self.ask(Request::Watch { subject, room: u32::from(number / 16) });
+            }
+            Step::WatchRoom(watch, room) => {
+                self.ask(Request::WatchRoom { watch: WatchId(u64::from(watch % 4)), room });
+            }
+            Step::Unwatch(watch) => {
+                self.ask(Request::Unwatch { watch: WatchId(u64::from(watch % 4)) });
+            }
             Step::Persisted => {
                 if let Some(seq) = self.last_seq {
                     self.handle(Event::Persisted { seq });

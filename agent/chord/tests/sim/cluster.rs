@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sky_chord::{
     Ballot, Event, Id, Key, Node, NodeId, Notice, Operation, Peer, Phase, Reply, Request, RingId,
-    Settings, Start, Ticket, Time, View, principals, zave_invariant,
+    Settings, Start, Ticket, Time, Told, View, WatchId, principals, zave_invariant,
 };
 
 use super::clock::{Clock, TRUE_RATE};
@@ -40,6 +40,8 @@ pub(crate) struct Cluster {
     pub(crate) settings: Settings,
     /// What the nodes told, with the machine that told it; taken by whoever wants it.
     pub(crate) notices: Vec<(usize, Notice)>,
+    /// What watches told, with machine and process; taken by whoever wants it.
+    told: Vec<(usize, u64, WatchId, Told)>,
     /// The size of all messages about data, if somebody counts.
     pub(crate) data_bytes: Option<usize>,
     /// Whether the ring pointers have to satisfy Zave's invariant at every sample.
@@ -100,6 +102,7 @@ impl Cluster {
             watch: Watch::default(),
             settings,
             notices: Vec::new(),
+            told: Vec::new(),
             data_bytes: None,
             asserts_ring: false,
             had_principals: false,
@@ -293,6 +296,11 @@ impl Cluster {
 
     pub(crate) fn is_running(&self, machine: usize) -> bool {
         self.machines[machine].process.is_some()
+    }
+
+    /// Which process runs on a machine.
+    pub(crate) fn process(&self, machine: usize) -> Option<u64> {
+        self.machines[machine].process.as_ref().map(|process| process.number)
     }
 
     /// The machines whose processes run.

@@ -27,6 +27,8 @@ pub(crate) struct Plan {
     pub(crate) clients: usize,
     pub(crate) keys: usize,
     pub(crate) steady: usize,
+    /// How many clients watch keys.
+    pub(crate) watchers: usize,
     /// The longest pause of a client.
     pub(crate) think: Duration,
     /// Whether a key may be changed as often as clients like.
@@ -80,6 +82,7 @@ impl Plan {
             drift: random.pick(&[0, 1000, 50_000]).expect("a drift"),
             wall_spread: Duration::from_secs(random.pick(&[0, 3, 600]).expect("a spread")),
             idle: random.chance(0.2),
+            watchers: random.below(4),
             sabotage: None,
         }
     }
@@ -113,6 +116,7 @@ pub(crate) fn live(plan: &Plan, random: &mut Random) -> Summary {
     cluster.init(0);
     let mut workload = Workload::with_steady(random.fork(), plan.clients, plan.keys, plan.steady);
     (workload.think, workload.hot) = (plan.think, plan.hot);
+    workload.watch(plan.watchers);
     workload.clocks_apart =
         plan.wall_spread > Duration::ZERO || plan.kinds.contains(&Kind::WallClock);
     let mut faults = Faults::new(random.fork(), plan.kinds.clone(), plan.size + 3);
@@ -151,13 +155,14 @@ pub(crate) fn live(plan: &Plan, random: &mut Random) -> Summary {
         workload.time_is_over = true;
     }
     workload.read_back(&mut cluster);
+    workload.assert_watched(&mut cluster);
     workload.oracle.judge();
     // What nobody noticed the next comparison finds.
     cluster.run_for(plan.settings.compare_every * 5 / 4 + Duration::from_secs(2));
     cluster.settle();
     replicas::assert_alike(&cluster);
     let line = format!(
-        "{} nodes, {} at the end, {} replicas, {:?}: {} answered, {} failed, {} listed, {:?}",
+        "{} nodes, {} at the end, {} replicas, {:?}: {} answered, {} failed, {} listed, {} told, {:?}",
         plan.size,
         cluster.expected().len(),
         plan.settings.replicas,
@@ -165,6 +170,7 @@ pub(crate) fn live(plan: &Plan, random: &mut Random) -> Summary {
         workload.answered,
         workload.failed,
         workload.listed,
+        workload.watchers.told,
         Duration::from_micros(cluster.now.as_micros()),
     );
     Summary { line, mark: cluster.random.next() }

@@ -2,7 +2,7 @@
 //! decided by one seed.
 //!
 //! ```text
-//! life (a whole run) -> workload (clients) -> cluster (processes, clocks) -> network, disk
+//! life (a whole run) -> workload (clients, watchers) -> cluster (processes, clocks) -> network, disk
 //!                    -> faults             -> cluster
 //! oracle judges what clients were told; watch judges what nodes say and what their disks hold;
 //! replicas compares the disks in the end
@@ -21,4 +21,5 @@ pub(crate) mod random;
 pub(crate) mod replicas;
 pub(crate) mod tamper;
 pub(crate) mod watch;
+pub(crate) mod watchers;
 pub(crate) mod workload;

@@ -1,14 +1,15 @@
 //! What clients were told must be explicable by one order of all operations (linearizability), judged
 //! for each key ([`search`]). Lists of keys and reads of one copy promise less and are judged in
-//! [`presence`].
+//! [`presence`]; when values that are kept for a time may be gone is in [`expiring`].
 
+mod expiring;
 mod presence;
 mod search;
 
 use std::collections::BTreeMap;
 
 use search::explains;
-use sky_chord::{Answer, Ballot, Condition, Key, Operation, Value};
+use sky_chord::{Answer, Ballot, Condition, Consistency, Key, Operation, Value};
 
 /// Of a history that cannot be explained, this much is shown.
 const LINES_SHOWN: usize = 30;
@@ -17,6 +18,8 @@ const LINES_SHOWN: usize = 30;
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
     keys: BTreeMap<Key, Vec<Entry>>,
+    /// Values that are kept for a time only, until it can be over.
+    expiring: Vec<expiring::Expiring>,
     clock: u64,
 }
 
@@ -53,15 +56,6 @@ impl Oracle {
         EntryId(key.clone(), entries.len() - 1)
     }
 
-    /// From now on this value may vanish by itself.
-    pub(crate) fn may_expire(&mut self, key: &Key, value: &Value) {
-        self.clock += 1;
-        let operation = Operation::Delete { key: key.clone(), condition: Condition::Always };
-        let (expires, invoked) = (Some(number(&value.bytes)), self.clock);
-        let entry = Entry { operation, expires, invoked, outcome: Outcome::Unknown };
-        self.keys.entry(key.clone()).or_default().push(entry);
-    }
-
     /// The client was answered.
     pub(crate) fn end(&mut self, id: &EntryId, answer: Answer) {
         self.clock += 1;
@@ -72,6 +66,15 @@ impl Oracle {
     /// The client was told that nothing was changed.
     pub(crate) fn cancel(&mut self, id: &EntryId) {
         self.entry(id).outcome = Outcome::Nothing;
+    }
+
+    /// Somebody was told what a key is, as read at some time since then. Returns the moment.
+    pub(crate) fn observe(&mut self, key: &Key, since: u64, answer: Answer) -> u64 {
+        let operation = Operation::Get { key: key.clone(), consistency: Consistency::Quorum };
+        let id = self.begin(key, &operation);
+        self.entry(&id).invoked = since;
+        self.end(&id, answer);
+        self.clock
     }
 
     /// How many changes of the same key may have come after an operation began: a key remembers only the
@@ -106,7 +109,8 @@ impl Oracle {
                 Outcome::Answered(..) => true,
                 Outcome::Nothing => false,
             };
-            let history: Vec<_> = entries.iter().filter(wanted).collect();
+            let mut history: Vec<_> = entries.iter().filter(wanted).collect();
+            history.sort_by_key(|entry| entry.invoked);
             if explains(&history, &versions) {
                 continue;
             }
@@ -228,7 +232,7 @@ fn line(entry: &Entry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sky_chord::{Consistency, NodeId};
+    use sky_chord::NodeId;
 
     fn put(number: u64) -> Operation {
         let value = Value { content_type: "".into(), bytes: number.to_string().into(), ttl: None };
@@ -281,6 +285,33 @@ mod tests {
             }
             let id = oracle.begin(key, get);
             oracle.end(&id, found(&put(1), 1));
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "no order explains")]
+    fn a_watch_that_goes_back_is_found() {
+        run(|oracle, key, _| {
+            let begun = oracle.begin_list();
+            for (number, created) in [(1, true), (2, false)] {
+                let id = oracle.begin(key, &put(number));
+                oracle.end(&id, stored(created, number));
+            }
+            let moment = oracle.observe(key, begun, found(&put(2), 2));
+            oracle.observe(key, moment, found(&put(1), 1));
+        });
+    }
+
+    #[test]
+    fn a_watch_may_be_late() {
+        run(|oracle, key, _| {
+            let begun = oracle.begin_list();
+            for (number, created) in [(1, true), (2, false)] {
+                let id = oracle.begin(key, &put(number));
+                oracle.end(&id, stored(created, number));
+            }
+            let moment = oracle.observe(key, begun, found(&put(1), 1));
+            oracle.observe(key, moment, found(&put(2), 2));
         });
     }
 

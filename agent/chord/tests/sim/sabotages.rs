@@ -58,16 +58,25 @@ fn sabotaged(sabotage: Sabotage, seed: u64) {
         Sabotage::OneCopyRead
         | Sabotage::TwinRequest
         | Sabotage::AcceptIsDropped
-        | Sabotage::ConditionIsIgnored => vec![Kind::Pause, Kind::Partition],
+        | Sabotage::ConditionIsIgnored
+        | Sabotage::HintsAreEmpty
+        | Sabotage::ToldOutOfTurn => vec![Kind::Pause, Kind::Partition],
         Sabotage::OneClockDecides => vec![Kind::Leap],
+    };
+    let settings = Settings { repair_after: Duration::from_secs(2), ..Settings::default() };
+    // Whoever looks at everything finds what was not told.
+    let look_every = match sabotage {
+        Sabotage::HintsAreEmpty => Duration::from_secs(3600),
+        _ => settings.look_every,
     };
     let plan = Plan {
         size: 5,
         even: true,
-        settings: Settings { repair_after: Duration::from_secs(2), ..Settings::default() },
+        settings: Settings { look_every, ..settings },
         clients: 4,
         keys: 4,
         steady: 4,
+        watchers: 2,
         think: Duration::from_millis(100),
         hot: true,
         kinds,

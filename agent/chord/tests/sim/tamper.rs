@@ -1,9 +1,11 @@
 //! Wrongs on purpose: each restores one mistake that the protocol must not make, outside of the nodes, by
 //! changing what they say, what they are asked, or what their disks keep. The simulator has to notice.
 
+use std::collections::BTreeMap;
+
 use sky_chord::{
     Ballot, Body, Condition, Consistency, Message, Operation, Refusal, Register, Request,
-    RequestId, View,
+    RequestId, Told, View, WatchId,
 };
 
 use super::disk::Disk;
@@ -45,12 +47,16 @@ pub(crate) enum Sabotage {
     TombstonesVanish,
     /// A condition is not looked at.
     ConditionIsIgnored,
+    /// Hints do not say which keys changed, and nobody looks again without need.
+    HintsAreEmpty,
+    /// A watch tells something after what it told next.
+    ToldOutOfTurn,
     /// The time of a value is over when one clock says so.
     OneClockDecides,
 }
 
 impl Sabotage {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::PrevIsLeftOut,
         Self::BootIsNotRaised,
         Self::SyncedIsLost,
@@ -67,6 +73,8 @@ impl Sabotage {
         Self::VotesAreForgotten,
         Self::TombstonesVanish,
         Self::ConditionIsIgnored,
+        Self::HintsAreEmpty,
+        Self::ToldOutOfTurn,
         Self::OneClockDecides,
     ];
 }
@@ -76,6 +84,8 @@ impl Sabotage {
 pub(crate) struct Tamper {
     sabotage: Option<Sabotage>,
     random: Random,
+    /// What watches told and is held back.
+    held: BTreeMap<(usize, WatchId), Told>,
 }
 
 /// What becomes of a message that arrives.
@@ -87,13 +97,13 @@ pub(crate) enum Delivery {
 
 impl Default for Tamper {
     fn default() -> Self {
-        Self { sabotage: None, random: Random::new(0) }
+        Self { sabotage: None, random: Random::new(0), held: BTreeMap::new() }
     }
 }
 
 impl Tamper {
     pub(crate) const fn new(sabotage: Sabotage, random: Random) -> Self {
-        Self { sabotage: Some(sabotage), random }
+        Self { sabotage: Some(sabotage), random, held: BTreeMap::new() }
     }
 
     fn is(&self, sabotage: Sabotage) -> bool {
@@ -198,6 +208,7 @@ impl Tamper {
                 let random = &mut self.random;
                 entries.retain(|_| random.chance(0.5));
             }
+            (Some(Sabotage::HintsAreEmpty), Body::Changed { keys, .. }) => keys.clear(),
             (Some(Sabotage::OneClockDecides), Body::OverdueAre { over }) => over.fill(true),
             (Some(Sabotage::SweptAtOnce), Body::Decided { configs }) => {
                 let call = message.call;
@@ -207,6 +218,20 @@ impl Tamper {
             _ => {}
         }
         Vec::new()
+    }
+
+    /// A watch tells something. Returns what is told.
+    pub(crate) fn on_told(&mut self, machine: usize, watch: WatchId, told: Told) -> Vec<Told> {
+        let is_held = matches!(told, Told::Value { .. })
+            && self.is(Sabotage::ToldOutOfTurn)
+            && !self.held.contains_key(&(machine, watch))
+            && self.random.chance(0.2);
+        if is_held {
+            self.held.insert((machine, watch), told);
+            return Vec::new();
+        }
+        let late = self.held.remove(&(machine, watch));
+        std::iter::once(told).chain(late).collect()
     }
 
     /// Whether the view of the receiver is needed for [`Self::on_deliver`].

@@ -22,8 +22,7 @@ pub(super) fn key(index: usize) -> Key {
 }
 
 pub(super) fn put(key: &Key, number: usize, condition: Condition) -> Operation {
-    let value =
-        Value { content_type: "text/plain".into(), bytes: number.to_string().into(), ttl: None };
+    let value = Value { content_type: "t".into(), bytes: number.to_string().into(), ttl: None };
     Operation::Put { key: key.clone(), value, condition }
 }
 
@@ -355,8 +354,8 @@ fn bytes_to_settle(cluster: &mut Cluster) -> usize {
 fn only_what_differs_travels() {
     let mut cluster = Cluster::ring(9, settings(), 3);
     let put = |index: usize, number: usize| {
-        let value =
-            Value { content_type: "".into(), bytes: format!("{number:0400}").into(), ttl: None };
+        let bytes = format!("{number:0400}").into();
+        let value = Value { content_type: "".into(), bytes, ttl: None };
         Operation::Put { key: key(index), value, condition: Condition::Always }
     };
     for index in 0..2000 {

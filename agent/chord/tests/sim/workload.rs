@@ -18,10 +18,10 @@ use sky_chord::{
     Reply, Request, RequestId, Ticket, Time, Ttl, Value,
 };
 
-use super::clock::TRUE_RATE;
 use super::cluster::{Cluster, Step};
 use super::oracle::{EntryId, Oracle, number};
 use super::random::Random;
+use super::watchers::Watchers;
 
 /// How long after the end of its budget a request must have been answered.
 const GRACE: Duration = Duration::from_secs(1);
@@ -56,8 +56,6 @@ pub(crate) struct Workload {
     pub(crate) clocks_apart: bool,
     /// Whether a value that is kept for a time only must be gone when it is read back.
     pub(crate) time_is_over: bool,
-    /// Values that are kept for a time only, until it can be over.
-    expiring: Vec<Expiring>,
     /// When each key was changed, lately.
     changed: BTreeMap<Key, Vec<Time>>,
     random: Random,
@@ -69,18 +67,10 @@ pub(crate) struct Workload {
     /// How many of them were written by somebody.
     begun: usize,
     clients: Vec<Client>,
+    pub(crate) watchers: Watchers,
     last_value: u64,
     /// When clients act next.
     next: Time,
-}
-
-/// A value that is kept for a time.
-struct Expiring {
-    key: Key,
-    value: Value,
-    begun: Time,
-    /// How far the clocks of machines had gone ahead when it was written.
-    ahead: Vec<u64>,
 }
 
 #[derive(Default)]
@@ -120,20 +110,6 @@ struct Attempt {
     budget: Duration,
 }
 
-impl Expiring {
-    /// Whether its time may be over by the clocks of two machines, or of one where a single one may keep a key.
-    fn may_be_over(&self, cluster: &Cluster) -> bool {
-        let Some(ttl) = self.value.ttl else { return false };
-        let passed = cluster.now.since(self.begun).as_micros() as u64;
-        let passed = passed + passed * cluster.drift / TRUE_RATE;
-        let ahead = cluster.ahead().into_iter().enumerate();
-        let before = |machine: usize| self.ahead.get(machine).copied().unwrap_or(0);
-        let shown = ahead.map(|(machine, ahead)| passed + ahead - before(machine));
-        let over = shown.filter(|shown| *shown / 1000 >= ttl.whole_ms).count();
-        over >= if cluster.settings.replicas == 1 || cluster.began_small { 1 } else { 2 }
-    }
-}
-
 impl Workload {
     pub(crate) fn new(random: Random, clients: usize, keys: usize) -> Self {
         Self::with_steady(random, clients, keys, 0)
@@ -161,7 +137,6 @@ impl Workload {
             hot: true,
             clocks_apart: false,
             time_is_over: false,
-            expiring: Vec::new(),
             changed: BTreeMap::new(),
             random,
             keys: named("", keys),
@@ -169,9 +144,22 @@ impl Workload {
             begun: 0,
             prefix,
             clients: (0..clients).map(|_| Client::default()).collect(),
+            watchers: Watchers::default(),
             last_value: 0,
             next: Time::from_micros(0),
         }
+    }
+
+    /// Lets so many clients watch keys.
+    pub(crate) fn watch(&mut self, count: usize) {
+        let random = self.random.fork();
+        self.watchers = Watchers::new(random, count, &self.prefix, &self.keys);
+    }
+
+    /// Everything that is there has to be told to those who watch.
+    pub(crate) fn assert_watched(&mut self, cluster: &mut Cluster) {
+        let keys: Vec<_> = self.keys.iter().chain(&self.steady).cloned().collect();
+        self.watchers.assert_complete(cluster, &mut self.oracle, &keys);
     }
 
     /// Whether some client waits for an answer or for its next attempt.
@@ -182,10 +170,11 @@ impl Workload {
     /// Does one step of the cluster and what the clients do upon it.
     pub(crate) fn step(&mut self, cluster: &mut Cluster) -> Step {
         let step = cluster.step();
-        self.expire(cluster);
+        self.oracle.expire(cluster);
         for (ticket, reply) in cluster.take_finished() {
             self.on_reply(cluster, ticket, reply);
         }
+        self.watchers.act(cluster, &mut self.oracle);
         if cluster.now >= self.next {
             self.act(cluster);
             self.next = cluster.now + Duration::from_millis(1 + self.random.below(5) as u64);
@@ -209,18 +198,6 @@ impl Workload {
             assert!(cluster.now < end, "clients wait for ever");
             self.step(cluster);
         }
-    }
-
-    /// Values whose time is over by the clocks of as many machines as it takes may be gone from now on.
-    fn expire(&mut self, cluster: &Cluster) {
-        let oracle = &mut self.oracle;
-        self.expiring.retain(|expiring| {
-            let may_expire = expiring.may_be_over(cluster);
-            if may_expire {
-                oracle.may_expire(&expiring.key, &expiring.value);
-            }
-            !may_expire
-        });
     }
 
     fn act(&mut self, cluster: &mut Cluster) {
@@ -260,9 +237,7 @@ impl Workload {
         {
             let whole = self.random.between(Duration::from_secs(1), TTL_MAX);
             value.ttl = Some(Ttl::new(whole));
-            let (key, value) = (key.clone(), value.clone());
-            let (begun, ahead) = (cluster.now, cluster.ahead());
-            self.expiring.push(Expiring { key, value, begun, ahead });
+            self.oracle.expires(cluster, key, value);
         }
         let kind = match &operation {
             Operation::Get { key, consistency: Consistency::Any } => Kind::OneCopy(key.clone()),
@@ -510,7 +485,7 @@ impl Workload {
                 let operation = get(key);
                 let entry = self.oracle.begin(key, &operation);
                 let answer = cluster.operate(machine, operation).expect("the ring is right");
-                self.expire(cluster);
+                self.oracle.expire(cluster);
                 if let Answer::Found { value, .. } = &answer {
                     let is_late = self.time_is_over && value.ttl.is_some();
                     assert!(!is_late, "{key:?} still has {}", number(&value.bytes));
@@ -519,7 +494,7 @@ impl Workload {
             }
             let begun = self.oracle.begin_list();
             let listed = list_through(cluster, machine, 7);
-            self.expire(cluster);
+            self.oracle.expire(cluster);
             self.listed += self.oracle.end_list(begun, "", &listed);
         }
     }

@@ -3,9 +3,10 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use sky_api::batch::{BatchReport, BatchRequest};
 use sky_api::{
-    Code, ForceRequest, InitRequest, KeyList, LocalKeys, LookupReport, Readiness, RingReport,
+    Code, ForceRequest, InitRequest, KeyList, LocalKeys, LookupReport, OwnReport, Readiness,
+    RingReport,
 };
-use sky_chord::{Config, View};
+use sky_chord::Config;
 
 use super::parts::{Header, Parameter};
 use crate::http::route::Route;
@@ -18,7 +19,7 @@ fn of<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
 }
 
 fn view_or_report(schemas: &mut SchemaGenerator) -> Schema {
-    let (view, report) = (of::<View>(schemas), of::<RingReport>(schemas));
+    let (view, report) = (of::<OwnReport>(schemas), of::<RingReport>(schemas));
     schemars::json_schema!({ "anyOf": [view, report] })
 }
 
@@ -38,8 +39,36 @@ pub(super) struct Call {
     pub(super) parameters: &'static [Parameter],
     pub(super) body: Body,
     pub(super) answers: &'static [Answer],
-    /// Besides those that every call may be answered with.
+    pub(super) asks: Asks,
+    /// Besides those that every call may be answered with, and those that come with what it takes and asks.
     pub(super) problems: &'static [Code],
+}
+
+/// Whom a call needs for its answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asks {
+    Nobody,
+    /// The node of this agent.
+    Node,
+    /// Other members of the ring, by way of it.
+    Ring,
+}
+
+impl Call {
+    /// Its own problems, and those that come with what it takes and asks.
+    pub(super) fn problems(&self) -> Vec<Code> {
+        let takes = |parameter| self.parameters.contains(&parameter);
+        let has_body = !matches!(self.body, Body::None);
+        let common: [(bool, &[Code]); 5] = [
+            (takes(Parameter::Key), &[Code::InvalidKey]),
+            (has_body, &[Code::TooLarge, Code::UnsupportedMediaType]),
+            (self.asks != Asks::Nobody, &[Code::Overloaded]),
+            (self.asks == Asks::Ring, &[Code::Unavailable]),
+            (takes(Parameter::IdempotencyKey), &[Code::MaybeApplied, Code::DiskFull]),
+        ];
+        let common = common.into_iter().filter(|(holds, _)| *holds).flat_map(|(_, codes)| codes);
+        common.chain(self.problems).copied().collect()
+    }
 }
 
 /// What is sent.
@@ -66,6 +95,7 @@ pub(super) enum Content {
     Text(&'static str),
     Any,
     Events,
+    Watch,
 }
 
 const fn answer(status: u16, means: &'static str, content: Content) -> Answer {
@@ -86,6 +116,7 @@ const fn read(route: Route, id: &'static str, summary: &'static str) -> Call {
         parameters: &[],
         body: Body::None,
         answers: &[],
+        asks: Asks::Nobody,
         problems: &[],
     }
 }
@@ -106,7 +137,7 @@ pub(super) const CALLS: &[Call] = &[
             a page may have fewer keys than asked for, also none, and still not be the last one.",
         parameters: &[Parameter::Prefix, Parameter::Limit, Parameter::Cursor],
         answers: &[answer(200, "A page of keys.", Content::Json(of::<KeyList>))],
-        problems: &[Code::Unavailable, Code::Overloaded],
+        asks: Asks::Ring,
         ..read(Route::Keys, "listKeys", "List keys across the ring")
     },
     Call {
@@ -130,13 +161,8 @@ pub(super) const CALLS: &[Call] = &[
                 content: Content::None,
             },
         ],
-        problems: &[
-            Code::InvalidKey,
-            Code::NotFound,
-            Code::PreconditionFailed,
-            Code::Unavailable,
-            Code::Overloaded,
-        ],
+        asks: Asks::Ring,
+        problems: &[Code::NotFound, Code::PreconditionFailed],
         ..read(Route::Key, "readKey", "Read a key")
     },
     Call {
@@ -149,46 +175,23 @@ pub(super) const CALLS: &[Call] = &[
         ],
         body: Body::Value,
         answers: &[tagged(200, "The value was replaced."), tagged(201, "The key was created.")],
-        problems: &[
-            Code::InvalidKey,
-            Code::PreconditionFailed,
-            Code::TooLarge,
-            Code::UnsupportedMediaType,
-            Code::Unavailable,
-            Code::Overloaded,
-            Code::MaybeApplied,
-            Code::DiskFull,
-        ],
+        asks: Asks::Ring,
+        problems: &[Code::PreconditionFailed],
         ..change(Route::Key, "put", "setKey", "Set the value of a key")
     },
     Call {
         parameters: &[Parameter::Key, Parameter::IdempotencyKey, Parameter::Ttl],
         body: Body::Value,
         answers: &[tagged(201, "The key was created.")],
-        problems: &[
-            Code::InvalidKey,
-            Code::AlreadyExists,
-            Code::TooLarge,
-            Code::UnsupportedMediaType,
-            Code::Unavailable,
-            Code::Overloaded,
-            Code::MaybeApplied,
-            Code::DiskFull,
-        ],
+        asks: Asks::Ring,
+        problems: &[Code::AlreadyExists],
         ..change(Route::Key, "post", "createKey", "Create a key that does not exist")
     },
     Call {
         parameters: &[Parameter::Key, Parameter::IfMatch, Parameter::IdempotencyKey],
         answers: &[answer(204, "The key was deleted.", Content::None)],
-        problems: &[
-            Code::InvalidKey,
-            Code::NotFound,
-            Code::PreconditionFailed,
-            Code::Unavailable,
-            Code::Overloaded,
-            Code::MaybeApplied,
-            Code::DiskFull,
-        ],
+        asks: Asks::Ring,
+        problems: &[Code::NotFound, Code::PreconditionFailed],
         ..change(Route::Key, "delete", "deleteKey", "Delete a key")
     },
     Call {
@@ -200,13 +203,12 @@ pub(super) const CALLS: &[Call] = &[
             "The result of each operation, also of those that were refused.",
             Content::Json(of::<BatchReport>),
         )],
-        problems: &[Code::TooLarge, Code::UnsupportedMediaType],
         ..change(Route::Batch, "post", "batch", "Carry out several operations")
     },
     Call {
         parameters: &[Parameter::Key],
         answers: &[answer(200, "The way to the key's owner.", Content::Json(of::<LookupReport>))],
-        problems: &[Code::InvalidKey, Code::Unavailable, Code::Overloaded],
+        asks: Asks::Ring,
         ..read(Route::Lookup, "lookupKey", "Look up who keeps a key")
     },
     Call {
@@ -216,7 +218,7 @@ pub(super) const CALLS: &[Call] = &[
             "What this agent sees, or with `scope=all` what everyone does.",
             Content::Json(view_or_report),
         )],
-        problems: &[Code::Overloaded],
+        asks: Asks::Node,
         ..read(Route::Ring, "viewRing", "View the ring")
     },
     Call {
@@ -225,14 +227,44 @@ pub(super) const CALLS: &[Call] = &[
             "A digraph of the nodes, for Graphviz.",
             Content::Text("text/vnd.graphviz"),
         )],
-        problems: &[Code::Overloaded],
+        asks: Asks::Node,
         ..read(Route::RingDot, "drawRing", "Draw the ring")
     },
     Call {
         parameters: &[Parameter::Limit, Parameter::Cursor],
         answers: &[answer(200, "A page of keys.", Content::Json(of::<LocalKeys>))],
-        problems: &[Code::Overloaded],
+        asks: Asks::Node,
         ..read(Route::Local, "listLocalKeys", "List the keys that this agent holds itself")
+    },
+    Call {
+        description: "The data of each event is a WatchReport, and its id the place to go on from. First every \
+            key that is there is told, then `synced`, then what changes. For each key versions are told in \
+            their order; some may be left out, never the last one. A watch is kept for a minute after its client \
+            went: with the id of the last event and the same parameters nothing is missed. At another agent, or \
+            later, `missed` is told and everything anew.",
+        parameters: &[
+            Parameter::Prefix,
+            Parameter::Values,
+            Parameter::WatchAfter,
+            Parameter::WatchFollow,
+            Parameter::LastEventId,
+        ],
+        answers: &[answer(200, "Events, until the client or the agent ends it.", Content::Watch)],
+        problems: &[Code::TooManyKeys, Code::Unavailable, Code::Overloaded],
+        ..read(Route::Watch, "watchKeys", "Watch the keys of a prefix")
+    },
+    Call {
+        description: "As `/watch`, of one key.",
+        parameters: &[
+            Parameter::Key,
+            Parameter::Values,
+            Parameter::WatchAfter,
+            Parameter::WatchFollow,
+            Parameter::LastEventId,
+        ],
+        answers: &[answer(200, "Events, until the client or the agent ends it.", Content::Watch)],
+        problems: &[Code::InvalidKey, Code::Unavailable, Code::Overloaded],
+        ..read(Route::WatchKey, "watchKey", "Watch a key")
     },
     Call {
         description: "The data of each event is an EventReport or a MissedReport, and its id the place to go on \
@@ -250,12 +282,12 @@ pub(super) const CALLS: &[Call] = &[
             answer(200, "It is.", Content::Json(of::<Readiness>)),
             answer(503, "It is not yet, or not any more.", Content::Json(of::<Readiness>)),
         ],
-        problems: &[Code::Overloaded],
+        asks: Asks::Node,
         ..read(Route::Readyz, "isReady", "Ask whether the agent is ready for clients")
     },
     Call {
         answers: &[answer(200, "Prometheus text.", Content::Text("text/plain"))],
-        problems: &[Code::Overloaded],
+        asks: Asks::Node,
         ..read(Route::Metrics, "readMetrics", "Read what the agent counts")
     },
     Call {
@@ -275,19 +307,14 @@ pub(super) const CALLS: &[Call] = &[
     Call {
         body: Body::Json(of::<InitRequest>),
         answers: &[answer(204, "The agent is in this ring.", Content::None)],
-        problems: &[
-            Code::OtherRing,
-            Code::LengthRequired,
-            Code::TooLarge,
-            Code::UnsupportedMediaType,
-            Code::Overloaded,
-        ],
+        asks: Asks::Node,
+        problems: &[Code::OtherRing, Code::LengthRequired],
         ..change(Route::Init, "post", "foundRing", "Found a ring")
     },
     Call {
         description: "The phase in `/ring` is `drained` when everything is handed over.",
         answers: &[answer(202, "The agent begins to hand over its data.", Content::None)],
-        problems: &[Code::Overloaded],
+        asks: Asks::Node,
         ..change(Route::Leave, "post", "leaveRing", "Leave the ring")
     },
     Call {
@@ -298,13 +325,8 @@ pub(super) const CALLS: &[Call] = &[
             "The configuration that the survivors go on with.",
             Content::Json(of::<Config>),
         )],
-        problems: &[
-            Code::PreconditionFailed,
-            Code::LengthRequired,
-            Code::TooLarge,
-            Code::UnsupportedMediaType,
-            Code::Overloaded,
-        ],
+        asks: Asks::Node,
+        problems: &[Code::PreconditionFailed, Code::LengthRequired],
         ..change(Route::Force, "post", "forceRange", "Let the survivors of a range go on")
     },
 ];

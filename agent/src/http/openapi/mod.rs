@@ -9,6 +9,7 @@ use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
+use sky_api::watch::WatchReport;
 use sky_api::{Code, EventReport, MissedReport, Problem};
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
@@ -60,7 +61,8 @@ impl Facts {
 }
 
 fn document(facts: &Facts) -> Value {
-    let settings = SchemaSettings::draft2020_12().for_serialize().with_transform(Bounds);
+    let settings = SchemaSettings::draft2020_12().for_serialize();
+    let settings = settings.with_transform(Bounds).with_transform(PlainText);
     let settings = settings.with(|settings| {
         settings.definitions_path = "/components/schemas".into();
         settings.meta_schema = None;
@@ -141,7 +143,7 @@ fn codes(call: &Call, facts: &Facts) -> Vec<Code> {
     if facts.needs_token(call.route) || call.route.access() == Access::Administrators {
         codes.push(Code::Unauthorized);
     }
-    codes.extend(call.problems);
+    codes.extend(call.problems());
     codes
 }
 
@@ -194,7 +196,12 @@ fn response(answer: &Answer, schemas: &mut SchemaGenerator) -> Value {
             let report = json!({ "anyOf": [
                 schemas.subschema_for::<EventReport>(), schemas.subschema_for::<MissedReport>(),
             ]});
-            json!({ "text/event-stream": { "schema": parts::event(&report) } })
+            json!({ "text/event-stream": { "schema": parts::event(parts::PLACE, &report) } })
+        }
+        Content::Watch => {
+            let report = schemas.subschema_for::<WatchReport>().to_value();
+            let schema = parts::event(parts::WATCH_PLACE, &report);
+            json!({ "text/event-stream": { "schema": schema } })
         }
     };
     response["content"] = content;
@@ -232,6 +239,31 @@ impl Transform for Bounds {
         }
         transform_subschemas(self, schema);
     }
+}
+
+/// Descriptions without the links of rustdoc, which lead nowhere here.
+#[derive(Debug, Clone)]
+struct PlainText;
+
+impl Transform for PlainText {
+    fn transform(&mut self, schema: &mut Schema) {
+        if let Some(Value::String(text)) = schema.get_mut("description") {
+            *text = without_links(text);
+        }
+        transform_subschemas(self, schema);
+    }
+}
+
+/// Names in place of links: ``[`module::Type`]`` becomes `` `Type` ``.
+fn without_links(text: &str) -> String {
+    let mut parts = text.split("[`");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (path, rest) = part.split_once("`]").unwrap_or((part, ""));
+        let name = path.find(char::is_uppercase).map_or(path, |at| &path[at..]);
+        plain.push_str(&format!("`{name}`{rest}"));
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -276,6 +308,15 @@ mod tests {
                 assert!(!codes[..index].contains(code), "{}: {code:?} twice", call.id);
             }
         }
+    }
+
+    #[test]
+    fn descriptions_have_no_links() {
+        let text = document(&facts(false)).to_string();
+        assert!(text.contains("One operation of a `BatchRequest`."), "{text}");
+        let links: Vec<_> = text.match_indices("[`").map(|(at, _)| &text[at..at + 40]).collect();
+        assert!(links.is_empty() && !text.contains("`]"), "{links:?}");
+        assert_eq!(without_links("[`a::b::C::d`], [`e`]: `f`"), "`C::d`, `e`: `f`");
     }
 
     #[test]

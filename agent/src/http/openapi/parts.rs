@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use sky_api::{MAX_KEY_BYTES, MAX_TTL_S, header};
 
 /// What a call takes besides its body.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Parameter {
     Key,
     Consistency,
@@ -19,6 +19,9 @@ pub(super) enum Parameter {
     Scope,
     After,
     Follow,
+    Values,
+    WatchAfter,
+    WatchFollow,
     LastEventId,
     PageVersion,
     PageFile,
@@ -33,7 +36,10 @@ const CURSOR: &str = "^(k([0-7][0-9a-f]|(c[2-9a-f]|d[0-9a-f])[89ab][0-9a-f]\
     |(f0[9ab]|f[1-3][89ab]|f48)[0-9a-f][89ab][0-9a-f][89ab][0-9a-f])*|p[0-9a-f]{40})$";
 
 /// A place among the events: see `Place`.
-const PLACE: &str = r"^(0|[0-9a-f]{1,16}\.[0-9]{1,9}\.[0-9]{1,19})$";
+pub(super) const PLACE: &str = r"^(0|[0-9a-f]{1,16}\.[0-9]{1,9}\.[0-9]{1,19})$";
+
+/// A place among those of a watch: see `WatchPlace`.
+pub(super) const WATCH_PLACE: &str = r"^[0-9a-f]{1,16}\.[0-9]{1,9}\.[0-9]{1,19}\.[0-9]{1,19}$";
 
 impl Parameter {
     /// The parameter object.
@@ -112,6 +118,24 @@ impl Parameter {
                 "`false` ends the stream after the events that are there.",
                 json!({ "type": "boolean", "default": true }),
             ),
+            Self::Values => (
+                "query",
+                "values",
+                "`true`: events have the value in them if it has at most 16 KiB.",
+                json!({ "type": "boolean", "default": false }),
+            ),
+            Self::WatchAfter => (
+                "query",
+                "after",
+                "The id of the last event seen.",
+                json!({ "type": "string", "pattern": WATCH_PLACE }),
+            ),
+            Self::WatchFollow => (
+                "query",
+                "follow",
+                "`false` ends the stream after `synced`, or after what is there if that was told before.",
+                json!({ "type": "boolean", "default": true }),
+            ),
             Self::LastEventId => (
                 "header",
                 "Last-Event-ID",
@@ -181,12 +205,12 @@ pub(super) fn optional(description: &str) -> Value {
     json!({ "description": description, "schema": { "type": "string" } })
 }
 
-/// One server-sent event with data of this schema.
-pub(super) fn event(data: &Value) -> Value {
+/// One server-sent event with an id of this form and data of this schema.
+pub(super) fn event(id: &str, data: &Value) -> Value {
     json!({
         "type": "object",
         "properties": {
-            "id": { "type": "string", "pattern": PLACE },
+            "id": { "type": "string", "pattern": id },
             "data": {
                 "type": "string",
                 "contentMediaType": "application/json",

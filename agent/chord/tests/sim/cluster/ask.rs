@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use sky_chord::{
-    Answer, Event, Failure, Operation, Reply, Request, RequestId, Ticket, Verdict, View,
+    Answer, Event, Failure, Operation, Reply, Request, RequestId, Ticket, Told, Verdict, View,
+    WatchId,
 };
 
 use super::{Cluster, Step, key_of};
@@ -70,14 +71,27 @@ impl Cluster {
 
     /// What a node reports; none if it cannot answer.
     pub(crate) fn view(&mut self, machine: usize) -> Option<View> {
+        match self.ask_at_once(machine, Request::View)? {
+            Reply::View(view) => Some(*view),
+            other => panic!("not a view: {other:?}"),
+        }
+    }
+
+    /// Asks for what a node answers at once; none if it cannot answer.
+    pub(crate) fn ask_at_once(&mut self, machine: usize, request: Request) -> Option<Reply> {
         if !self.is_running(machine) || self.machines[machine].paused {
             return None;
         }
-        let ticket = self.request(machine, Request::View);
+        let ticket = self.request(machine, request);
         match self.take_reply(ticket) {
-            Some(Some(Reply::View(view))) => Some(*view),
-            other => panic!("a view is answered at once, not {other:?}"),
+            Some(Some(reply)) => Some(reply),
+            other => panic!("it is answered at once, not {other:?}"),
         }
+    }
+
+    /// What watches told.
+    pub(crate) fn take_told(&mut self) -> Vec<(usize, u64, WatchId, Told)> {
+        std::mem::take(&mut self.told)
     }
 
     /// Whether the ring is right, by the reports of all that should form it.

@@ -133,6 +133,11 @@ impl Cluster {
                     self.note(|| format!("n{machine} ! {notice:?}"));
                     self.notices.push((machine, notice));
                 }
+                Output::Told { watch, told } => {
+                    self.note(|| format!("n{machine} ! {watch:?} {told:?}"));
+                    let told = self.tamper.on_told(machine, watch, told).into_iter();
+                    self.told.extend(told.map(|told| (machine, number, watch, told)));
+                }
                 Output::Wait { until } => {
                     self.wait(machine, until);
                     return;
