@@ -250,7 +250,8 @@ pub(super) const CALLS: &[Call] = &[
             Parameter::LastEventId,
         ],
         answers: &[answer(200, "Events, until the client or the agent ends it.", Content::Watch)],
-        problems: &[Code::TooManyKeys, Code::Unavailable, Code::Overloaded],
+        asks: Asks::Ring,
+        problems: &[Code::TooManyKeys],
         ..read(Route::Watch, "watchKeys", "Watch the keys of a prefix")
     },
     Call {
@@ -263,7 +264,7 @@ pub(super) const CALLS: &[Call] = &[
             Parameter::LastEventId,
         ],
         answers: &[answer(200, "Events, until the client or the agent ends it.", Content::Watch)],
-        problems: &[Code::InvalidKey, Code::Unavailable, Code::Overloaded],
+        asks: Asks::Ring,
         ..read(Route::WatchKey, "watchKey", "Watch a key")
     },
     Call {
