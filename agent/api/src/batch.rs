@@ -1,9 +1,9 @@
 //! `POST /kv:batch`: several operations on keys in one request, each with a result of its own.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{MAX_TTL_S, Problem};
+use crate::Problem;
 
 /// The most operations of one batch.
 pub const MAX_OPERATIONS: usize = 256;
@@ -53,9 +53,9 @@ pub enum BatchOperation {
         /// The media type to store with it; `application/octet-stream` if left out.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         content_type: Option<String>,
-        /// As the header `TTL`: how many seconds the value is kept, for ever if left out.
-        #[serde(skip_serializing_if = "Option::is_none", default)]
-        #[schemars(range(min = 1, max = MAX_TTL_S))]
+        /// As the header `TTL`: how many seconds the value is kept, at least one; for ever if left out.
+        #[serde(skip_serializing_if = "Option::is_none", default, deserialize_with = "whole")]
+        #[schemars(with = "Option<u64>")]
         ttl: Option<u64>,
         /// As the header `If-Match`: `*`, or quoted tags.
         #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -78,6 +78,26 @@ pub enum BatchOperation {
         #[serde(skip_serializing_if = "Option::is_none", default)]
         idempotency_key: Option<String>,
     },
+}
+
+/// A whole number, also one that is written as 60.0: in JSON they are the same.
+fn whole<'de, D: Deserializer<'de>>(number: D) -> Result<Option<u64>, D::Error> {
+    /// From here on it is none of 64 bits.
+    const MOST: f64 = (1u128 << 64) as f64;
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Number {
+        Whole(u64),
+        Other(f64),
+    }
+    match Option::deserialize(number)? {
+        None => Ok(None),
+        Some(Number::Whole(number)) => Ok(Some(number)),
+        Some(Number::Other(number)) if (0.0..MOST).contains(&number) && number.fract() == 0.0 => {
+            Ok(Some(number as u64))
+        }
+        Some(Number::Other(_)) => Err(serde::de::Error::custom("a ttl is a whole number")),
+    }
 }
 
 impl BatchOperation {

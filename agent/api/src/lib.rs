@@ -16,8 +16,8 @@ pub const DEFAULT_PORT: u16 = 4321;
 /// The longest key, in bytes of UTF-8.
 pub const MAX_KEY_BYTES: usize = 1024;
 
-/// The longest time that a value can be kept for, in seconds: a hundred years.
-pub const MAX_TTL_S: u64 = 100 * 365 * 24 * 3600;
+/// The longest time that a value can be kept for, in seconds: nine digits, or 31 years.
+pub const MAX_TTL_S: u64 = 999_999_999;
 
 /// Paths of an agent.
 pub mod path {

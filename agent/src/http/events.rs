@@ -88,19 +88,18 @@ pub(super) fn answer(
 /// The header is that of a browser that connects again to the same address, so it is newer than `after`.
 fn from(notices: &Notices, after: Option<&str>, headers: &HeaderMap) -> Result<Begin, Refused> {
     let known = |place: Place| notices.number(place).map_or(Begin::OtherStart, Begin::After);
-    if let Some(last) = headers.get("last-event-id") {
-        // A refusal would make a browser give up.
-        let place = last.to_str().ok().and_then(|text| text.parse().ok());
-        return Ok(place.map_or(Begin::OtherStart, known));
-    }
-    match after {
-        None => Ok(Begin::Now),
-        Some("0") => Ok(Begin::After(0)),
+    let after = match after {
+        None => Begin::Now,
+        Some("0") => Begin::After(0),
         Some(text) => text.parse().map(known).map_err(|_| {
             Refused::new(Code::BadRequest, "`after` is not the id of an event of an agent.")
                 .hint("Pass the id of the last event seen, or 0 for all that are kept.")
-        }),
-    }
+        })?,
+    };
+    let Some(last) = headers.get("last-event-id") else { return Ok(after) };
+    // A refusal would make a browser give up.
+    let place = last.to_str().ok().and_then(|text| text.parse().ok());
+    Ok(place.map_or(Begin::OtherStart, known))
 }
 
 /// One reader of the notices.

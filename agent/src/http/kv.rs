@@ -187,7 +187,8 @@ pub(super) fn ttl_of(seconds: u64) -> Result<Ttl, Refused> {
 /// The `TTL` header of a request.
 fn ttl(headers: &HeaderMap) -> Result<Option<Ttl>, Refused> {
     let Some(header) = headers.get(TTL) else { return Ok(None) };
-    let is_number = |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number =
+        |text: &&str| !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
     let seconds = header.to_str().ok().filter(is_number).and_then(|text| text.parse().ok());
     ttl_of(seconds.unwrap_or(0)).map(Some)
 }

@@ -86,18 +86,18 @@ fn prefix(given: Option<String>) -> Result<String, Refused> {
 
 /// The header is that of a browser that connects again to the same address, so it is newer than `after`.
 fn begin(after: Option<&str>, headers: &HeaderMap) -> Result<Begin, Refused> {
-    if let Some(last) = headers.get("last-event-id") {
+    let after = after.map(str::parse).transpose().map_err(|_| {
+        Refused::new(Code::BadRequest, "`after` is not the id of an event of a watch.")
+            .hint("Pass the id of the last event seen, or leave it out to be told everything.")
+    })?;
+    Ok(match headers.get("last-event-id") {
         // A refusal would make a browser give up.
-        let place = last.to_str().ok().and_then(|text| text.parse().ok());
-        return Ok(place.map_or(Begin::Nowhere, Begin::After));
-    }
-    match after {
-        None => Ok(Begin::Anew),
-        Some(text) => text.parse().map(Begin::After).map_err(|_| {
-            Refused::new(Code::BadRequest, "`after` is not the id of an event of a watch.")
-                .hint("Pass the id of the last event seen, or leave it out to be told everything.")
-        }),
-    }
+        Some(last) => {
+            let place = last.to_str().ok().and_then(|text| text.parse().ok());
+            place.map_or(Begin::Nowhere, Begin::After)
+        }
+        None => after.map_or(Begin::Anew, Begin::After),
+    })
 }
 
 /// A reader for this wish: of the watch that it had, or of a new one.

@@ -1,7 +1,7 @@
 //! Parameters and headers of the document.
 
 use serde_json::{Map, Value, json};
-use sky_api::{MAX_KEY_BYTES, MAX_TTL_S, header};
+use sky_api::{MAX_KEY_BYTES, header};
 
 /// What a call takes besides its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,9 @@ const TAGS: &str = r##"^(W/)?"[!#-+.-~-]*"( *, *(W/)?"[!#-+.-~-]*")*$"##;
 const CURSOR: &str = "^(k([0-7][0-9a-f]|(c[2-9a-f]|d[0-9a-f])[89ab][0-9a-f]\
     |(e0[ab]|e[1-9a-cef][89ab]|ed[89])[0-9a-f][89ab][0-9a-f]\
     |(f0[9ab]|f[1-3][89ab]|f48)[0-9a-f][89ab][0-9a-f][89ab][0-9a-f])*|p[0-9a-f]{40})$";
+
+/// A number from 1 to [`sky_api::MAX_TTL_S`].
+const TTL: &str = "^[1-9][0-9]{0,8}$";
 
 /// A place among the events: see `Place`.
 pub(super) const PLACE: &str = r"^(0|[0-9a-f]{1,16}\.[0-9]{1,9}\.[0-9]{1,19})$";
@@ -85,7 +88,7 @@ impl Parameter {
                 "TTL",
                 "How many seconds the value is kept, for ever if left out. It goes when most of its nodes say \
                     that the time is over, never before and about a second later.",
-                json!({ "type": "integer", "minimum": 1, "maximum": MAX_TTL_S }),
+                json!({ "type": "string", "pattern": TTL }),
             ),
             Self::Prefix => ("query", "prefix", "Only keys that begin so.", text),
             Self::Limit => (
