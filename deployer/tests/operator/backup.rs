@@ -179,7 +179,7 @@ fn damaged_files_are_refused_and_keys_that_exist_are_respected() {
     let text = fails(&ring, &["restore", "letter", "--yes"]);
     assert!(text.contains("it does not begin like a backup"), "{text}");
     let text = fails(&ring, &["restore", "all"]);
-    assert!(text.contains("nothing was done, because there is nobody to ask"), "{text}");
+    assert!(text.contains("nothing was done, because nobody is there to ask"), "{text}");
     assert!(held(&ring, "none").0.is_empty(), "a refused restore stored something");
 
     // What is there of the cut one, and no more.
