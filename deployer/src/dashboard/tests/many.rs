@@ -1,6 +1,6 @@
 //! The page over a ring of two hundred: agents that only report, in the shape of the real ones. How long
 //! an update takes is printed and not judged:
-//! `cargo test --release -p sky-deploy --lib two_hundred -- --ignored --nocapture`
+//! `SKY_MANY=1 cargo test --release -p sky-deploy --lib two_hundred -- --nocapture`
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -230,9 +230,12 @@ async fn dashboard(many: Arc<Many>) -> (Arc<Deployer>, String) {
     (deployer, url)
 }
 
+/// Only when asked for: in a debug build, or on a busy machine, so many agents do not answer in time.
 #[tokio::test]
-#[ignore = "a measurement, of a release build: in a debug build two hundred agents do not answer in time"]
 async fn two_hundred_nodes_can_be_looked_at() {
+    if std::env::var_os("SKY_MANY").is_none() {
+        return;
+    }
     let Some((chromium, chromedriver)) = browser() else { return };
     let many = Arc::new(Many::new());
     let (deployer, url) = dashboard(many.clone()).await;
