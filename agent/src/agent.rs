@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sky_chord::{Id, Peer, RingId, Start};
@@ -70,7 +69,7 @@ async fn live(settings: Settings) -> Result<(), Failure> {
         },
         meta: store.meta().map_err(|error| unreadable(&error))?,
         seed: getrandom::u64().map_err(random)?,
-        wall: wall_clock(),
+        wall: crate::wall_clock(),
     };
     let founds = settings.join.is_empty() && !settings.wait_for_init;
     let mut ring = [0; 16];
@@ -154,12 +153,6 @@ async fn listen(settings: &Settings) -> Result<TcpListener, Failure> {
             _ => "Check --ip and --port.".to_owned(),
         },
     })
-}
-
-/// What the machine's wall clock shows, in microseconds since 1970.
-fn wall_clock() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn announce(settings: &Settings, me: &Peer) {

@@ -33,6 +33,7 @@ pub mod watches;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use options::{Cli, Command, Options};
@@ -93,6 +94,12 @@ impl From<store::DirectoryError> for Failure {
     fn from(error: store::DirectoryError) -> Self {
         Self { what: error.to_string(), hint: error.hint() }
     }
+}
+
+/// What the machine's wall clock shows, in microseconds since 1970.
+fn wall_clock() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Waits until the flag is set, or nobody is left who could set it.

@@ -74,6 +74,21 @@ fn message(call: u64) -> Message {
     Message { call: CallId(call), body: Body::Ping { digest: call } }
 }
 
+/// Sends messages, after a first one that was lost, until the other side hears one of them. While an attempt
+/// has just failed, messages are dropped: the protocol asks again, too.
+async fn is_heard_again(one: &Side, peer: &Peer, other: &mut Side) {
+    let asking = async {
+        for call in 2.. {
+            one.rpc.send(peer, &message(call));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        (from, call) = other.message() => assert!(from == node(1) && call >= 2),
+        () = asking => {}
+    }
+}
+
 #[tokio::test]
 async fn messages_arrive_in_order_and_name_their_sender() {
     let (one, mut other) = (Side::new(1, Some("s")).await, Side::new(2, Some("s")).await);
@@ -109,17 +124,7 @@ async fn a_node_that_comes_back_is_reached_again() {
     one.rpc.send(&gone, &message(1));
     assert_eq!(one.unreachable().await, node(2));
     let mut back = Side::on(listen(&address).await, 2, None);
-    // While an attempt has just failed, messages are dropped: the protocol asks again, too.
-    let asking = async {
-        for call in 2.. {
-            one.rpc.send(&gone, &message(call));
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::select! {
-        (from, call) = back.message() => assert!(from == node(1) && call >= 2),
-        () = asking => {}
-    }
+    is_heard_again(&one, &gone, &mut back).await;
 }
 
 /// A listener whose backlog is full drops what asks for a connection, as a firewall or a partition does.
@@ -139,16 +144,7 @@ async fn an_attempt_that_nobody_answers_is_given_up_and_made_anew() {
     assert_eq!(one.unreachable().await, node(2));
     drop(filling);
     let mut other = Side::on(listener, 2, None);
-    let asking = async {
-        for call in 2.. {
-            one.rpc.send(&silent, &message(call));
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::select! {
-        (from, call) = other.message() => assert!(from == node(1) && call >= 2),
-        () = asking => {}
-    }
+    is_heard_again(&one, &silent, &mut other).await;
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -356,8 +356,7 @@ impl Default for RequestIds {
 
 impl RequestIds {
     fn next(&self) -> RequestId {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let number = self.start.wrapping_add(self.count.fetch_add(1, Relaxed));
-        RequestId::at(now.as_micros() as u64, number)
+        RequestId::at(crate::wall_clock(), number)
     }
 }

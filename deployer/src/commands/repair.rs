@@ -9,14 +9,14 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use sky_api::ForceRequest;
 use sky_chord::{Config, Id};
 
 use super::{Context, interruptible_with};
-use crate::amount::count;
+use crate::amount::{count, now};
 use crate::cli::RepairArgs;
 use crate::deployment::Deployment;
 use crate::error::{During, Error, Problem, Result};
@@ -261,10 +261,6 @@ fn note(deployment: &Deployment, done: Repaired) -> Result<Repaired> {
     let mut file = options.create(true).append(true).mode(0o600).open(&path).during(writing)?;
     file.write_all(&line).and_then(|()| file.sync_all()).during(writing)?;
     Ok(done)
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Waits until every range has a majority that answers.
