@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sky_agent::metrics::Counters;
 use sky_agent::store::{Committer, Directory, DirectoryError, Disk, Room, Store};
-use sky_chord::{Cursor, Id, Key, Record, Records, Register, StoreError, Value, Write};
+use sky_chord::{Cursor, Id, Key, Record, Records, Register, Scan, StoreError, Value, Write};
 
 fn record(bytes: impl Into<Bytes>) -> Record {
     let value = Value { content_type: "text/plain".into(), bytes: bytes.into(), ttl: None };
@@ -70,7 +70,8 @@ fn scans_follow_the_circle_between_their_bounds() {
     disk.write_durably(&writes.collect::<Vec<_>>()).unwrap();
     let scan = |after: Option<Cursor>, through, limit| -> Vec<Key> {
         let page = disk.scan(after.as_ref(), through, limit).unwrap();
-        page.into_iter().map(|(key, _)| key).collect()
+        assert_eq!(page.end, page.entries.len() < limit);
+        page.entries.into_iter().map(|(key, _)| key).collect()
     };
     let point = |i: usize| keys[i].hash();
     assert_eq!(scan(None, Id::MAX, 100), keys);
@@ -81,6 +82,29 @@ fn scans_follow_the_circle_between_their_bounds() {
     assert_eq!(scan(Some(Cursor::AfterPoint(Id::MAX)), Id::MAX, 100), []);
     assert_eq!(scan(Some(Cursor::AfterPoint(point(20))), point(9), 100), []);
     assert_eq!(scan(Some(Cursor::AfterPoint(point(20))), point(20), 100), []);
+}
+
+#[test]
+fn a_page_of_large_values_is_short_and_the_next_one_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_directory, disk) = open(folder.path()).unwrap();
+    let mut keys: Vec<_> = (0..12).map(|i| Key::new(&format!("key {i}"))).collect();
+    keys.sort();
+    let large = Bytes::from(vec![7; 1 << 20]);
+    for key in &keys {
+        disk.write_durably(&[Write::Record(key.clone(), record(large.clone()))]).unwrap();
+    }
+    let (mut seen, mut after, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let page = disk.scan(after.as_ref(), Id::MAX, 100).unwrap();
+        assert!(page.entries.len() <= 4, "{} MiB", page.entries.len());
+        (after, pages) = (page.next(), pages + 1);
+        seen.extend(page.entries.into_iter().map(|(key, _)| key));
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((seen, pages), (keys, 3));
 }
 
 #[test]
@@ -283,8 +307,8 @@ impl Records for Gate {
         Ok(None)
     }
 
-    fn scan(&self, _: Option<&Cursor>, _: Id, _: usize) -> Result<Vec<(Key, Record)>, StoreError> {
-        Ok(Vec::new())
+    fn scan(&self, _: Option<&Cursor>, _: Id, _: usize) -> Result<Scan<Record>, StoreError> {
+        Ok(Scan::EMPTY)
     }
 }
 

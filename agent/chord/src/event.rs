@@ -252,9 +252,9 @@ pub trait Records {
     /// If the store fails or the record is damaged.
     fn get(&self, key: &Key) -> Result<Option<Record>, StoreError>;
 
-    /// At most `limit` records in the order of keys, after `after` (exclusive) and up to the last
-    /// key of point `through` (inclusive). `after` is the first 20 bytes (all keys of that point are
-    /// skipped) or the whole stored form of a key; `None` starts at the first key.
+    /// The next records in the order of keys, after `after` (exclusive; `None` starts at the first key)
+    /// and up to the last key of point `through` (inclusive): `limit` at most, and fewer if their values
+    /// are large, so that a page fits in memory.
     ///
     /// # Errors
     /// If the store fails or a record is damaged.
@@ -263,7 +263,27 @@ pub trait Records {
         after: Option<&crate::request::Cursor>,
         through: Id,
         limit: usize,
-    ) -> Result<Vec<(Key, Record)>, StoreError>;
+    ) -> Result<Scan<Record>, StoreError>;
+}
+
+/// A page of what is held, in the order of keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scan<T> {
+    /// Keys, and what is held for each.
+    pub entries: Vec<(Key, T)>,
+    /// Whether there is no more up to the point asked for. A page that is not the last one has an entry.
+    pub end: bool,
+}
+
+impl<T> Scan<T> {
+    /// A page without anything, and nothing behind it.
+    pub const EMPTY: Self = Self { entries: Vec::new(), end: true };
+
+    /// Where the next page begins; none if this is the last one.
+    pub fn next(&self) -> Option<crate::request::Cursor> {
+        let last = self.entries.last().filter(|_| !self.end);
+        last.map(|(key, _)| crate::request::Cursor::AfterKey(key.clone()))
+    }
 }
 
 /// The store cannot be read.

@@ -46,7 +46,7 @@ pub use check::{Verdict, check, principals, zave_invariant};
 pub use config::{
     Accepted, Ballot, Config, NodeId, Peer, Proposal, RangeTag, Slot, SlotBallot, is_majority,
 };
-pub use event::{Event, Notice, Output, Records, StoreError, Ticket, Told, WatchEnd, Write};
+pub use event::{Event, Notice, Output, Records, Scan, StoreError, Ticket, Told, WatchEnd, Write};
 pub use fingers::{Fingers, Router};
 pub use id::{Id, InvalidId, Space};
 pub use lookup::Path;
@@ -58,7 +58,7 @@ pub use request::{
     Request, RingId, Subject, Trace, WATCHED_KEYS_MAX, WATCHES_MAX, WatchId, segments,
 };
 pub use settings::Settings;
-pub use time::Time;
+pub use time::{Time, patience};
 pub use view::{
     Finger, KeyCount, Load, MemberView, Phase, RangeView, Transfer, TransferKind, View,
 };

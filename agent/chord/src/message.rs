@@ -298,6 +298,18 @@ pub enum Body {
 }
 
 impl Body {
+    /// The bytes of the value that this carries; 0 if it carries none.
+    pub fn value_bytes(&self) -> usize {
+        match self {
+            Self::Forward { operation, .. } => operation.value_bytes(),
+            Self::Forwarded { outcome: Ok(Answer::Found { value, .. }) } => value.bytes.len(),
+            Self::Promised { register, .. }
+            | Self::Accept { register, .. }
+            | Self::Held { register: Some(register), .. } => register.value_bytes(),
+            _ => 0,
+        }
+    }
+
     /// Whether this answers a question. Call ids are chosen by the asking node, so that a question of
     /// another node may have the id of an open one of this node.
     pub const fn is_answer(&self) -> bool {

@@ -185,6 +185,11 @@ impl Register {
     pub const ABSENT: Self =
         Self { version: Ballot::ZERO, value: None, done: Vec::new(), forgotten: 0 };
 
+    /// The bytes of the value; 0 if there is none.
+    pub fn value_bytes(&self) -> usize {
+        self.value.as_ref().map_or(0, |value| value.bytes.len())
+    }
+
     /// Notes that `request` was carried out, and forgets the oldest if there are too many.
     pub fn remember(&mut self, done: Done) {
         if self.done.len() >= REQUEST_IDS_KEPT {

@@ -87,6 +87,14 @@ impl Operation {
         }
     }
 
+    /// The bytes of the value to be stored; 0 if there is none.
+    pub const fn value_bytes(&self) -> usize {
+        match self {
+            Self::Put { value, .. } => value.bytes.len(),
+            _ => 0,
+        }
+    }
+
     /// Whether the operation may change something.
     pub const fn is_change(&self) -> bool {
         matches!(self, Self::Put { .. } | Self::Delete { .. })

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::id::{Id, Space};
+use crate::time::patience;
 
 /// How a node behaves. All nodes of a ring should have the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Settings {
     pub suspect_after: Duration,
     /// How long a suspected member may come back with its disk before it is replaced.
     pub repair_after: Duration,
+    /// The most bytes of a value: what may take long has to be waited for.
+    pub max_value_bytes: usize,
     /// Whether lookups may use the member table, or only fingers and successors.
     pub use_member_cache: bool,
     /// Bounds of the time-out of one question to a peer, computed from its round-trip times.
@@ -43,6 +46,21 @@ pub struct Settings {
     pub look_every: Duration,
 }
 
+/// Values up to this size take no longer than anything else.
+const NOT_LARGE: usize = 1 << 20;
+
+impl Settings {
+    /// Whether values may be so large that they take long, or much memory.
+    pub(crate) const fn has_large_values(&self) -> bool {
+        self.max_value_bytes > NOT_LARGE
+    }
+
+    /// How much longer than otherwise a read may take whose value can be as large as any.
+    pub const fn patience(&self) -> Duration {
+        if self.has_large_values() { patience(self.max_value_bytes) } else { Duration::ZERO }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -56,6 +74,7 @@ impl Default for Settings {
             gossip_every: Duration::from_secs(1),
             suspect_after: Duration::from_millis(1500),
             repair_after: Duration::from_secs(10),
+            max_value_bytes: NOT_LARGE,
             use_member_cache: true,
             rto: (Duration::from_millis(100), Duration::from_secs(1)),
             sweep_window: 128,

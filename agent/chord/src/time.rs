@@ -28,6 +28,14 @@ impl Time {
     }
 }
 
+/// What network and disk together move in a second at the least.
+const BYTES_PER_SECOND: u64 = 8 << 20;
+
+/// How much longer than a short one a value of so many bytes may take from one node to the disk of another.
+pub const fn patience(bytes: usize) -> Duration {
+    Duration::from_micros(bytes as u64 * 1_000_000 / BYTES_PER_SECOND)
+}
+
 impl Add<Duration> for Time {
     type Output = Self;
 

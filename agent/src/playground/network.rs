@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use sky_chord::{
     Cursor, Event, Fingers, Id, Key, Message, Node, NodeId, Notice, Output, Peer, Phase, Record,
-    Records, Reply, Request, RingId, Settings, Space, Start, StoreError, Ticket, Time, Verdict,
-    View, check,
+    Records, Reply, Request, RingId, Scan, Settings, Space, Start, StoreError, Ticket, Time,
+    Verdict, View, check,
 };
 
 use crate::http::dot;
@@ -26,8 +26,8 @@ impl Records for NoKeys {
         Ok(None)
     }
 
-    fn scan(&self, _: Option<&Cursor>, _: Id, _: usize) -> Result<Vec<(Key, Record)>, StoreError> {
-        Ok(Vec::new())
+    fn scan(&self, _: Option<&Cursor>, _: Id, _: usize) -> Result<Scan<Record>, StoreError> {
+        Ok(Scan::EMPTY)
     }
 }
 

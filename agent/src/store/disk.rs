@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
-use sky_chord::{Cursor, Id, Key, Record, Records, StoreError, Write};
+use sky_chord::{Cursor, Id, Key, Record, Records, Scan, StoreError, Write};
 
 use super::Store;
 use super::journal::{self, COMMIT, Commit};
@@ -28,6 +28,9 @@ const CACHE_BYTES: u64 = 32 << 20;
 
 /// Journals above this size make the store flush what holds them back.
 const JOURNAL_BYTES: u64 = 128 << 20;
+
+/// A page of records ends when it has as many bytes.
+const SCAN_BYTES: usize = 4 << 20;
 
 /// The keyspaces: of keys, and of meta records.
 const KEYSPACES: [&str; 2] = ["records", "meta"];
@@ -162,12 +165,12 @@ impl Records for Disk {
         after: Option<&Cursor>,
         through: Id,
         limit: usize,
-    ) -> Result<Vec<(Key, Record)>, StoreError> {
+    ) -> Result<Scan<Record>, StoreError> {
         let next = |point: Id| point.plus(Id::small(1)).as_bytes().to_vec();
         let from = match after {
             None => Bound::Unbounded,
             Some(Cursor::AfterKey(key)) => Bound::Excluded(key.to_bytes()),
-            Some(Cursor::AfterPoint(Id::MAX)) => return Ok(Vec::new()),
+            Some(Cursor::AfterPoint(Id::MAX)) => return Ok(Scan::EMPTY),
             Some(Cursor::AfterPoint(point)) => Bound::Included(next(*point)),
         };
         let to = match through {
@@ -178,17 +181,21 @@ impl Records for Disk {
         if let (Bound::Excluded(from) | Bound::Included(from), Bound::Excluded(to)) = (&from, &to)
             && from >= to
         {
-            return Ok(Vec::new());
+            return Ok(Scan::EMPTY);
         }
-        let page = self.records.range((from, to)).take(limit);
-        page.map(|entry| {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for entry in self.records.range((from, to)) {
+            if entries.len() >= limit || bytes >= SCAN_BYTES {
+                return Ok(Scan { entries, end: false });
+            }
             let (key, record) = entry.into_inner().map_err(failed)?;
             let key = Key::from_bytes(&key)
                 .ok_or_else(|| StoreError(format!("{key:?} is not the stored form of a key")))?;
+            bytes += record.len();
             let record = decode(&key, &record)?;
-            Ok((key, record))
-        })
-        .collect()
+            entries.push((key, record));
+        }
+        Ok(Scan { entries, end: true })
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use sky_agent::store::{Directory, DirectoryError, Disk, Store};
-use sky_chord::{Id, Key, Record, Records, Register, Value, Write};
+use sky_chord::{Id, Key, Record, Records, Register, StoreError, Value, Write};
 
 use crate::image::{Image, memory};
 
@@ -114,11 +114,10 @@ impl History {
                 return Seen::Refused(error.to_string());
             }
         };
-        let (records, meta) = match (disk.scan(None, Id::MAX, usize::MAX), disk.meta()) {
-            (Ok(records), Ok(meta)) => (records, meta),
-            (Err(error), _) | (_, Err(error)) => return Seen::Unreadable(error.0),
+        let state = match all(&disk) {
+            Ok(state) => state,
+            Err(error) => return Seen::Unreadable(error.0),
         };
-        let state: State = (records.into_iter().collect(), meta.into_iter().collect());
         let Some(commits) = self.states.iter().position(|known| *known == state) else {
             let every = state.0.get(&Key::new("every"));
             return Seen::Wrong(format!("{} records, {every:?}", state.0.len()));
@@ -132,6 +131,19 @@ impl History {
             }
         }
         Seen::Commits(commits)
+    }
+}
+
+/// All that the node of this store would see.
+fn all(disk: &Disk) -> Result<State, StoreError> {
+    let (mut records, mut after) = (BTreeMap::new(), None);
+    loop {
+        let page = disk.scan(after.as_ref(), Id::MAX, usize::MAX)?;
+        after = page.next();
+        records.extend(page.entries);
+        if after.is_none() {
+            return Ok((records, disk.meta()?.into_iter().collect()));
+        }
     }
 }
 

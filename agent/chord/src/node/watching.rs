@@ -11,7 +11,7 @@ impl<R: Records> Node<R> {
     /// Brings what changed to those who watch, what watches want to the data part, and what came of it
     /// back. False if there was nothing.
     pub(super) fn serve_watches(&mut self) -> bool {
-        let changed = self.ranges.take_changed();
+        let changed = self.ranges.take_changed(!self.audience.is_empty());
         self.audience.on_changed(&mut self.ctx, changed);
         if let Some((watch, look, outcome)) = self.ranges.take_looked() {
             self.watches.on_looked(&mut self.ctx, watch, look, outcome);
@@ -19,8 +19,9 @@ impl<R: Records> Node<R> {
             // It has no time in it: it must not be taken for the clock of the shell.
             let id = RequestId::given(0);
             let client = Client::Watch(watch, look);
+            let patience = PATIENCE + self.ctx.settings.patience();
             let (ranges, mut world) = self.data();
-            ranges.operate(&mut world, client, id, false, operation, PATIENCE);
+            ranges.operate(&mut world, client, id, false, operation, patience);
         } else {
             return false;
         }

@@ -13,9 +13,8 @@ use crate::request::Cursor;
 
 /// The most keys in the answer to one scan.
 const SCAN_LIMIT: usize = 1024;
-/// How many records it reads at once, and after how many bytes of values it answers with fewer keys.
-const SCAN_AT_ONCE: usize = 32;
-const SCAN_BYTES: usize = 8 << 20;
+/// After how many bytes of values, which have to be read for it, it is answered with fewer keys.
+pub(super) const SCAN_BYTES: usize = 8 << 20;
 
 /// An answer, and the commit that has to be on disk before it is given (0: none).
 pub(super) type Answered = Result<(Body, u64), Refusal>;
@@ -122,6 +121,10 @@ impl Ranges {
         with_value: bool,
     ) -> Answered {
         let adopted = self.duty(&w.ctx.me.node, at, key.hash())?.seq;
+        if let Some((head, seq)) = self.stored.head(key).filter(|_| !with_value) {
+            let held = Body::Held { accepted: head.accepted, register: None };
+            return Ok((held, seq.max(adopted)));
+        }
         let seen = self.stored.get(w.records, key).map_err(|_| Refusal::Broken)?;
         let accepted = seen.record.accepted;
         let register = with_value.then(|| told(w.ctx, &seen.record));
@@ -142,12 +145,11 @@ impl Ranges {
         let limit = (limit as usize).clamp(1, SCAN_LIMIT);
         let (mut entries, mut seq, mut bytes) = (Vec::new(), adopted, 0);
         let mut after = after.cloned();
-        // Whole records are read: few at once, so that large values do not fill the memory.
         loop {
-            let few = SCAN_AT_ONCE.min(limit - entries.len());
-            let part = self.stored.scan(w.records, after.as_ref(), through, few);
-            let (part, end) = part.map_err(|_| Refusal::Broken)?;
-            for (key, Seen { record, seq: written }) in part {
+            let part = self.stored.scan(w.records, after.as_ref(), through, limit - entries.len());
+            let part = part.map_err(|_| Refusal::Broken)?;
+            after = part.next();
+            for (key, Seen { record, seq: written }) in part.entries {
                 let size = record.register.value.as_ref().map_or(0, |value| value.bytes.len());
                 (seq, bytes) = (seq.max(written), bytes + size);
                 entries.push(ScanEntry {
@@ -159,10 +161,10 @@ impl Ranges {
                     version: with_version.then_some(record.register.version),
                 });
             }
+            let end = after.is_none();
             if end || entries.len() >= limit || bytes >= SCAN_BYTES {
                 return Ok((Body::Scanned { entries, end }, seq));
             }
-            after = entries.last().map(|entry| Cursor::AfterKey(entry.key.clone()));
         }
     }
 

@@ -7,12 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::digest::{DEEPEST, arc, before};
 use super::listing::merge_pages;
 use super::progress::{Left, Progress, listed};
 use super::round::{Job, Origin, Task};
+use super::transfer::{BYTES_UNDER_WAY, KEY_DEADLINE};
 use super::{Ranges, World};
 use crate::Id;
 use crate::call::{CompareStep, PassId, RangeCall};
@@ -21,7 +21,7 @@ use crate::event::{Notice, Records};
 use crate::message::{Body, Refusal, ScanEntry};
 use crate::record::{Key, Register};
 use crate::request::Cursor;
-use crate::time::Time;
+use crate::time::{Time, patience};
 use crate::timer::Timer;
 use crate::view::{Transfer, TransferKind};
 
@@ -103,8 +103,6 @@ impl Comparisons {
 }
 
 const PAGE: u32 = 512;
-/// How long one key may take before it is tried again.
-const KEY_DEADLINE: Duration = Duration::from_secs(5);
 /// Diverged keys that are named; more are not worth a longer message.
 const NAMED: usize = 10;
 
@@ -143,7 +141,9 @@ impl Ranges {
         while let Some(comparison) = self.comparisons.under_way.get_mut(&hi)
             && comparison.looking.len() + comparison.copying.len() < window
         {
-            if let Some((key, copying)) = comparison.waiting.pop() {
+            if comparison.bytes_in_flight() >= BYTES_UNDER_WAY {
+                break;
+            } else if let Some((key, copying)) = comparison.waiting.pop() {
                 self.start_copy(w, hi, key, copying);
             } else if let Some(place) = comparison.todo.pop() {
                 self.look(w, hi, place);
@@ -303,8 +303,9 @@ impl Ranges {
         let Some(holder) = holder else { return self.accept_anew(w, hi, key) };
         let question =
             Body::Read { at: comparison.config.tag(), key: key.clone(), with_value: true };
+        let size = comparison.copying.get(&key).map_or(0, |copying| copying.size as usize);
         let step = CompareStep::Fetch(key);
-        w.ask_slowly(&holder, question, RangeCall::Compare(comparison.id, step));
+        w.ask_slowly_for(&holder, question, RangeCall::Compare(comparison.id, step), size);
     }
 
     /// A holder gave its record: the members that lack it are asked to accept it.
@@ -338,7 +339,7 @@ impl Ranges {
         let Some(copying) = comparison.copying.get_mut(&key) else { return };
         copying.anew = true;
         let origin = Origin::Comparison(comparison.id, key.clone());
-        let deadline = w.ctx.now + KEY_DEADLINE;
+        let deadline = w.ctx.now + KEY_DEADLINE + patience(copying.size as usize) * 2;
         self.submit(w, &key, Job { origin, task: Task::Identity, deadline });
     }
 
@@ -380,6 +381,11 @@ impl Ranges {
 }
 
 impl Comparison {
+    /// The bytes of the values that are being copied.
+    fn bytes_in_flight(&self) -> usize {
+        self.copying.values().map(|copying| copying.size as usize).sum()
+    }
+
     /// All that lacked this key have it.
     fn copied(&mut self, now: Time, key: &Key) {
         let copying = self.copying.remove(key);

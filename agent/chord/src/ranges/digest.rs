@@ -21,8 +21,6 @@ use crate::request::Cursor;
 pub(super) const LEAVES: usize = 1 << 16;
 /// The longest prefix that is asked about; what differs below it is compared key by key.
 pub(super) const DEEPEST: usize = 2;
-/// Records read at once while a leaf is counted.
-const PAGE: usize = 512;
 
 /// The sums of all leaves.
 pub(super) struct Digests(Vec<u64>);
@@ -184,17 +182,9 @@ impl Stored {
         &self,
         records: &impl Records,
         prefix: &[u8],
-        mut see: impl FnMut(&Key, &Record),
+        see: impl FnMut(&Key, &Record),
     ) -> Result<(), StoreError> {
         let (first, last) = arc(prefix);
-        let mut after = before(first);
-        loop {
-            let (page, end) = self.scan(records, after.as_ref(), last, PAGE)?;
-            page.iter().for_each(|(key, seen)| see(key, &seen.record));
-            match page.into_iter().next_back() {
-                Some((key, _)) if !end => after = Some(Cursor::AfterKey(key)),
-                _ => return Ok(()),
-            }
-        }
+        self.each(records, before(first), last, see)
     }
 }

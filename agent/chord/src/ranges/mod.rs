@@ -63,7 +63,7 @@ use crate::membership::{MemberChange, Membership};
 use crate::message::{Body, Refusal};
 use crate::record::Key;
 use crate::request::{Cursor, LocalKey};
-use crate::time::Time;
+use crate::time::{Time, patience};
 use crate::timer::Timer;
 use crate::view::{KeyCount, RangeView};
 
@@ -77,13 +77,23 @@ pub(crate) struct World<'a, R> {
 impl<R> World<'_, R> {
     /// Asks a node something that it answers from memory.
     fn ask(&mut self, peer: &Peer, question: Body, call: RangeCall) {
-        let timeout = self.members.rto(&peer.node);
+        self.ask_for(peer, question, call, 0);
+    }
+
+    /// Asks a node something that it answers with a value of about so many bytes.
+    fn ask_for(&mut self, peer: &Peer, question: Body, call: RangeCall, bytes: usize) {
+        let timeout = self.members.rto(&peer.node) + patience(question.value_bytes() + bytes);
         self.ctx.call(&self.members.current(peer), question, call.into(), timeout);
     }
 
     /// Asks a node something for which it has to read many records, or is not in a hurry.
     fn ask_slowly(&mut self, peer: &Peer, question: Body, call: RangeCall) {
-        let timeout = self.members.rto(&peer.node) * 2;
+        self.ask_slowly_for(peer, question, call, 0);
+    }
+
+    /// The same, where the answer has a value of about so many bytes.
+    fn ask_slowly_for(&mut self, peer: &Peer, question: Body, call: RangeCall, bytes: usize) {
+        let timeout = self.members.rto(&peer.node) * 2 + patience(question.value_bytes() + bytes);
         self.ctx.call(&self.members.current(peer), question, call.into(), timeout);
     }
 }
@@ -328,8 +338,10 @@ impl Ranges {
         }
     }
 
-    /// Keys whose versions changed here since the last time, and what they are now.
-    pub(crate) fn take_changed(&mut self) -> Vec<(Key, Ballot)> {
+    /// Keys whose versions changed here since the last time, and what they are now; from now on only if
+    /// somebody watches.
+    pub(crate) fn take_changed(&mut self, is_watched: bool) -> Vec<(Key, Ballot)> {
+        self.stored.notes_changes = is_watched;
         std::mem::take(&mut self.stored.changed)
     }
 
@@ -404,18 +416,19 @@ impl Ranges {
             .collect()
     }
 
-    /// At most `limit` live keys held here, after a place, and whether there are no more.
+    /// At most `limit` live keys held here, after a place, and whether there are no more. Values are read
+    /// through for it: fewer keys, though at least one, if they are large.
     pub(crate) fn local_keys<R: Records>(
         &self,
         w: &World<'_, R>,
         mut after: Option<Cursor>,
         limit: usize,
     ) -> Result<(Vec<LocalKey>, bool), StoreError> {
-        let mut keys = Vec::new();
+        let (mut keys, mut bytes) = (Vec::new(), 0);
         loop {
-            let (page, end) = self.stored.scan(w.records, after.as_ref(), Id::MAX, limit.max(1))?;
-            after = page.last().map(|(key, _)| Cursor::AfterKey(key.clone()));
-            for (key, seen) in page {
+            let page = self.stored.scan(w.records, after.as_ref(), Id::MAX, limit)?;
+            after = page.next();
+            for (key, seen) in page.entries {
                 let Some(value) = seen.record.register.value else { continue };
                 let Some(known) = self.current(key.hash()).filter(|known| !known.released) else {
                     continue;
@@ -424,13 +437,14 @@ impl Ranges {
                 let owned = members.first().is_some_and(|peer| peer.node == w.ctx.me.node);
                 let version = seen.record.register.version;
                 let (size, digest) = (value.bytes.len() as u32, value.digest());
+                bytes += value.bytes.len();
                 keys.push(LocalKey { key, size, digest, version, owned });
                 if keys.len() >= limit {
                     return Ok((keys, false));
                 }
             }
-            if end || after.is_none() {
-                return Ok((keys, true));
+            if after.is_none() || bytes >= acceptor::SCAN_BYTES {
+                return Ok((keys, after.is_none()));
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::event::{Records, Ticket};
 use crate::message::{Body, CallId};
 use crate::record::RequestId;
 use crate::request::{Answer, Consistency, Failure, ListedKey, Operation, Reply, WatchId};
-use crate::time::Time;
+use crate::time::{Time, patience};
 
 /// An operation as it is handed from node to node.
 #[derive(Debug, Clone)]
@@ -219,7 +219,9 @@ impl Ranges {
         pending.asked.insert(peer.node);
         pending.open.insert(peer.node);
         pending.last = Some(peer.node);
-        let hedge = (w.members.rto(&peer.node) * 2).clamp(HEDGE.0, HEDGE.1);
+        let hedge = (w.members.rto(&peer.node) * 2).clamp(HEDGE.0, HEDGE.1)
+            // To the member, and from there to the others.
+            + patience(pending.operation.value_bytes()) * 2;
         self.wake_operation(w, id, (now + hedge).min(deadline));
         let Some(pending) = self.operations.pending.get(&id) else { return };
         let &Pending { request, stamp, sole, .. } = pending;

@@ -17,6 +17,7 @@ use crate::event::Records;
 use crate::message::{Body, Refusal};
 use crate::record::{Key, Register};
 use crate::request::{Answer, Failure};
+use crate::settings::Settings;
 
 /// The rounds of this process.
 #[derive(Default)]
@@ -38,7 +39,18 @@ struct Sticky {
 
 /// Beyond this many, promised ballots are forgotten: the next change prepares again.
 const STICKY_KEPT: usize = 100_000;
+/// The bytes of values that rounds may hold before no further round is begun.
+const BYTES_HELD: usize = 256 << 20;
 const BACKOFF: Duration = Duration::from_millis(4);
+
+impl Registers {
+    /// Whether rounds hold so many bytes of values that no further read should begin.
+    fn is_loaded(&self, settings: &Settings) -> bool {
+        // Without large values their number is limit enough.
+        settings.has_large_values()
+            && self.rounds.values().map(Round::value_bytes).sum::<usize>() > BYTES_HELD
+    }
+}
 
 impl Ranges {
     /// Does something with a key, after what is already waiting for it.
@@ -69,9 +81,14 @@ impl Ranges {
             self.next_in_lane(w, &key);
             return;
         };
+        let is_get = jobs.iter().all(|job| matches!(job.task, Task::Get)) && attempts == 0;
+        if is_get && self.registers.is_loaded(&w.ctx.settings) {
+            let reason = "too many large values are being read at the moment".into();
+            self.finish_jobs(w, jobs, &Err(Failure::Unavailable(reason)));
+            return self.next_in_lane(w, &key);
+        }
         self.registers.last_round += 1;
         let id = RoundId(self.registers.last_round);
-        let is_get = jobs.iter().all(|job| matches!(job.task, Task::Get)) && attempts == 0;
         let round = Round {
             key,
             jobs,
@@ -86,6 +103,8 @@ impl Ranges {
             answers: BTreeMap::new(),
             refused: BTreeMap::new(),
             asked: BTreeSet::new(),
+            size: 0,
+            silences: 0,
             attempts,
             proposed,
         };
@@ -112,6 +131,7 @@ impl Ranges {
         let Some(round) = self.registers.rounds.get_mut(&id) else { return };
         round.ballot = ballot;
         round.enter(Stage::Prepare);
+        round.size = self.stored.head(&round.key).map_or(0, |(head, _)| head.size);
         self.ask_rest(w, id);
     }
 
@@ -206,7 +226,8 @@ impl Ranges {
                 Stage::Waiting => return,
             };
             let call = RangeCall::Round(id, round.phase);
-            w.ask(&peer, question, call);
+            let bytes = round.expected_bytes(&w.ctx.settings);
+            w.ask_for(&peer, question, call, bytes);
         }
     }
 
@@ -291,6 +312,7 @@ impl Ranges {
         from: NodeId,
     ) {
         let Some(round) = self.registers.rounds.get_mut(&id) else { return };
+        round.silences += 1;
         match stage {
             Stage::Waiting => {}
             Stage::Done => {

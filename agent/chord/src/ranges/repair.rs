@@ -295,17 +295,24 @@ impl Ranges {
         config: &Config,
     ) -> Option<Forgotten> {
         let mut forgotten = Forgotten { held: 0, now: 0 };
-        for (after, through) in segments(config.lo, config.hi) {
-            let page = self.stored.scan(w.records, after.as_ref(), through, RELEASE_AT_ONCE);
-            let Ok((page, _)) = page else { return None };
-            for (key, seen) in page {
-                if seen.record == Record::EMPTY {
-                    continue;
+        for (mut after, through) in segments(config.lo, config.hi) {
+            loop {
+                let page = self.stored.scan(w.records, after.as_ref(), through, RELEASE_AT_ONCE);
+                let page = page.ok()?;
+                after = page.next();
+                for (key, seen) in page.entries {
+                    if seen.record == Record::EMPTY {
+                        continue;
+                    }
+                    forgotten.held += 1;
+                    if self.current(key.hash()).is_some_and(|known| known.released) {
+                        self.stored.forget(w.ctx, &key, &seen.record);
+                        forgotten.now += 1;
+                    }
                 }
-                forgotten.held += 1;
-                if self.current(key.hash()).is_some_and(|known| known.released) {
-                    self.stored.forget(w.ctx, &key, &seen.record);
-                    forgotten.now += 1;
+                // What is forgotten but still on disk may fill whole pages: what is behind them counts.
+                if after.is_none() || forgotten.held >= RELEASE_AT_ONCE {
+                    break;
                 }
             }
         }

@@ -9,7 +9,13 @@ use crate::config::{Ballot, Config, NodeId, Peer, is_majority};
 use crate::message::{CallId, Refusal};
 use crate::record::{Key, Register};
 use crate::request::{Answer, Failure};
+use crate::settings::Settings;
 use crate::time::Time;
+
+/// So many silences may be those of nodes that are gone, or of the network.
+const SILENCES_OF_SMALL_VALUES: u32 = 3;
+/// The bytes that are expected after one more.
+const SUPPOSED: usize = 1 << 20;
 
 /// Who wants a job done.
 #[derive(Debug, Clone)]
@@ -80,6 +86,10 @@ pub(super) struct Round {
     pub(super) answers: BTreeMap<NodeId, (Ballot, Option<Register>)>,
     pub(super) refused: BTreeMap<NodeId, Refusal>,
     pub(super) asked: BTreeSet<NodeId>,
+    /// The bytes of the value that this node holds, if it is a large one.
+    pub(super) size: usize,
+    /// How often a member did not answer in time.
+    pub(super) silences: u32,
     pub(super) attempts: u32,
     /// Whether what the client wants was ever sent out to be accepted.
     pub(super) proposed: bool,
@@ -92,6 +102,23 @@ impl Round {
         self.answers.clear();
         self.refused.clear();
         self.asked.clear();
+    }
+
+    /// The bytes of the values that it holds.
+    pub(super) fn value_bytes(&self) -> usize {
+        let told = self.answers.values().filter_map(|(_, register)| register.as_ref());
+        told.map(Register::value_bytes).sum::<usize>() + self.proposal.value_bytes()
+    }
+
+    /// About how many bytes of a value an answer brings, as far as that is known here. A value that this node
+    /// does not hold shows by several silences: more and more is expected then.
+    pub(super) fn expected_bytes(&self, settings: &Settings) -> usize {
+        if self.stage != Stage::Prepare || !settings.has_large_values() {
+            return 0;
+        }
+        let doublings = self.silences.checked_sub(SILENCES_OF_SMALL_VALUES);
+        let supposed = doublings.map_or(0, |doublings| SUPPOSED << doublings.min(10));
+        self.size.max(supposed.min(settings.max_value_bytes))
     }
 
     /// Whether a member that was asked has neither answered nor refused yet.

@@ -8,12 +8,13 @@ use super::digest::{Digests, before};
 use crate::Id;
 use crate::config::{Ballot, Config};
 use crate::context::Context;
-use crate::event::{Records, StoreError, Write};
+use crate::event::{Records, Scan, StoreError, Write};
 use crate::record::{Key, Record};
 use crate::request::{Cursor, segments};
 
 /// Keys are counted in this many arcs of equal length.
 const BUCKETS: usize = 4096;
+/// Records read at once, if their values are short.
 const PAGE: usize = 1024;
 
 /// The records of this node.
@@ -22,16 +23,32 @@ pub(super) struct Stored {
     /// Written but not known to be on disk, with the number of the commit.
     pending: BTreeMap<Key, (u64, Record)>,
     order: VecDeque<(u64, Key)>,
+    /// What is known of the records with large values.
+    heads: BTreeMap<Key, Head>,
     /// Live keys in each arc of the circle.
     live: Vec<u32>,
     pub(super) digests: Digests,
     /// Keys that were deleted, and whose records are still kept.
     pub(super) tombstones: BTreeSet<Key>,
-    /// Keys that got another version, and which.
+    /// Whether anybody wants to know what changes.
+    pub(super) notes_changes: bool,
+    /// Keys that got another version since somebody wants to know, and which.
     pub(super) changed: Vec<(Key, Ballot)>,
     /// When the times of values are over, by this node's own clock.
     pub(super) expiring: BTreeSet<(u64, Key)>,
 }
+
+/// What is known of a record with a large value without reading it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head {
+    pub(super) accepted: Ballot,
+    /// The bytes of its value.
+    pub(super) size: usize,
+}
+
+/// Records with larger values have a [`Head`] in memory: to read such a value only to tell its ballot would
+/// take longer than those who ask are patient for.
+const LARGE: usize = 128 << 10;
 
 /// A record and the commit that has to be on disk before it may be told to anyone (0: it is).
 pub(super) struct Seen {
@@ -48,10 +65,17 @@ impl Stored {
         Ok(Seen { record: records.get(key)?.unwrap_or(Record::EMPTY), seq: 0 })
     }
 
+    /// What is known of the record of a key without reading it, and the commit that has to be on disk before it
+    /// may be told to anyone; none if it has no large value.
+    pub(super) fn head(&self, key: &Key) -> Option<(Head, u64)> {
+        let head = self.heads.get(key)?;
+        Some((*head, self.pending.get(key).map_or(0, |(seq, _)| *seq)))
+    }
+
     /// Writes a record over `old` and returns the number of the commit.
     pub(super) fn put(&mut self, ctx: &mut Context, key: &Key, old: &Record, new: Record) -> u64 {
         self.recount(key, old, &new);
-        if new.register.version != old.register.version {
+        if self.notes_changes && new.register.version != old.register.version {
             self.changed.push((key.clone(), new.register.version));
         }
         let seq = ctx.persist(Write::Record(key.clone(), new.clone()));
@@ -96,30 +120,50 @@ impl Stored {
         })
     }
 
-    /// At most `limit` records after a place and up to a point, and whether there are no more.
+    /// At most `limit` records after a place and up to a point, fewer if their values are large.
     pub(super) fn scan(
         &self,
         records: &impl Records,
         after: Option<&Cursor>,
         through: Id,
         limit: usize,
-    ) -> Result<(Vec<(Key, Seen)>, bool), StoreError> {
+    ) -> Result<Scan<Seen>, StoreError> {
+        let limit = limit.max(1);
         let on_disk = records.scan(after, through, limit)?;
-        let full = on_disk.len() >= limit;
-        let horizon = on_disk.last().filter(|_| full).map(|(key, _)| key.clone());
-        let mut merged: BTreeMap<Key, Seen> =
-            on_disk.into_iter().map(|(key, record)| (key, Seen { record, seq: 0 })).collect();
+        let horizon = on_disk.next();
+        let mut merged: BTreeMap<Key, Seen> = on_disk
+            .entries
+            .into_iter()
+            .map(|(key, record)| (key, Seen { record, seq: 0 }))
+            .collect();
         for (key, (seq, record)) in &self.pending {
             let in_page = is_after(key, after)
                 && key.hash() <= through
-                && horizon.as_ref().is_none_or(|last| key <= last);
+                && horizon.as_ref().is_none_or(|last| !last.is_before(key));
             if in_page {
                 merged.insert(key.clone(), Seen { record: record.clone(), seq: *seq });
             }
         }
-        let more = full || merged.len() > limit;
-        let page = merged.into_iter().take(limit.max(1)).collect();
-        Ok((page, !more))
+        let end = on_disk.end && merged.len() <= limit;
+        Ok(Scan { entries: merged.into_iter().take(limit).collect(), end })
+    }
+
+    /// Looks at all records after a place and up to a point.
+    pub(super) fn each(
+        &self,
+        records: &impl Records,
+        mut after: Option<Cursor>,
+        through: Id,
+        mut see: impl FnMut(&Key, &Record),
+    ) -> Result<(), StoreError> {
+        loop {
+            let page = self.scan(records, after.as_ref(), through, PAGE)?;
+            page.entries.iter().for_each(|(key, seen)| see(key, &seen.record));
+            after = page.next();
+            if after.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// Counts the keys on disk, once at the start.
@@ -128,20 +172,25 @@ impl Stored {
         let mut after = None;
         loop {
             let page = records.scan(after.as_ref(), Id::MAX, PAGE)?;
-            for (key, record) in &page {
+            for (key, record) in &page.entries {
                 self.recount(key, &Record::EMPTY, record);
             }
-            match page.last() {
-                Some((key, _)) if page.len() >= PAGE => {
-                    after = Some(Cursor::AfterKey(key.clone()));
-                }
-                _ => return Ok(()),
+            after = page.next();
+            if after.is_none() {
+                return Ok(());
             }
         }
     }
 
     fn recount(&mut self, key: &Key, old: &Record, new: &Record) {
         self.digests.replace(key, old, new);
+        match new.register.value_bytes() {
+            size if size > LARGE => {
+                self.heads.insert(key.clone(), Head { accepted: new.accepted, size });
+            }
+            _ if old.register.value_bytes() > LARGE => drop(self.heads.remove(key)),
+            _ => {}
+        }
         if new.is_tombstone() {
             self.tombstones.insert(key.clone());
         } else if old.is_tombstone() {
@@ -186,12 +235,11 @@ impl Stored {
         start[0] = (bucket >> 4) as u8;
         start[1] = ((bucket & 0xf) << 4) as u8;
         let after = before(Id::from_bytes(start));
-        let held = self.live[bucket] as usize;
-        let part = self.scan(records, after.as_ref(), point, held.saturating_mul(4).max(PAGE));
-        whole
-            + part.map_or(0, |(page, _)| {
-                page.iter().filter(|(_, seen)| seen.record.is_live()).count() as u64
-            })
+        let mut part = 0;
+        // A store that cannot be read is told by others: this is a count for people.
+        let seen =
+            self.each(records, after, point, |_, record| part += u64::from(record.is_live()));
+        seen.map_or(whole, |()| whole + part)
     }
 }
 

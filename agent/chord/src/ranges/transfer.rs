@@ -16,7 +16,7 @@ use crate::event::{Notice, Records};
 use crate::message::{Body, Refusal, ScanEntry};
 use crate::record::Key;
 use crate::request::{Cursor, segments};
-use crate::time::Time;
+use crate::time::{Time, patience};
 use crate::timer::Timer;
 use crate::view::{Transfer, TransferKind};
 
@@ -32,6 +32,8 @@ struct Pass {
     refused: BTreeSet<NodeId>,
     waiting: VecDeque<Key>,
     in_flight: usize,
+    /// The bytes of the values of the keys under way.
+    bytes_in_flight: usize,
     /// Everything up to this point is done.
     through: Id,
     /// The sizes of the values of the page's keys.
@@ -59,6 +61,10 @@ impl Passes {
 }
 
 impl Pass {
+    fn size_of(&self, key: &Key) -> usize {
+        self.sizes.get(key).map_or(0, |size| *size as usize)
+    }
+
     fn report(&self, now: Time, ended: Option<Time>) -> Transfer {
         let what = (TransferKind::Sweep, &*self.config);
         let keys = (self.waiting.len() + self.in_flight) as u64;
@@ -68,8 +74,10 @@ impl Pass {
 }
 
 const PAGE: u32 = 512;
-/// How long one key may take before it is tried again.
-const KEY_DEADLINE: Duration = Duration::from_secs(5);
+/// How long one key may take before it is tried again, if its value is short.
+pub(super) const KEY_DEADLINE: Duration = Duration::from_secs(5);
+/// No further key is begun while the values of those under way have as many bytes.
+pub(super) const BYTES_UNDER_WAY: usize = 8 << 20;
 
 impl Ranges {
     /// Brings everything the former members hold to the present ones.
@@ -88,6 +96,7 @@ impl Ranges {
             refused: BTreeSet::new(),
             waiting: VecDeque::new(),
             in_flight: 0,
+            bytes_in_flight: 0,
             through: config.lo,
             sizes: BTreeMap::new(),
             progress: Progress::new(w.ctx.now),
@@ -193,10 +202,13 @@ impl Ranges {
         let window = w.ctx.settings.sweep_window;
         while let Some(pass) = self.passes.under_way.get_mut(&hi)
             && pass.in_flight < window
+            && pass.bytes_in_flight < BYTES_UNDER_WAY
             && let Some(key) = pass.waiting.pop_front()
         {
             pass.in_flight += 1;
-            let deadline = w.ctx.now + KEY_DEADLINE;
+            let bytes = pass.size_of(&key);
+            pass.bytes_in_flight += bytes;
+            let deadline = w.ctx.now + KEY_DEADLINE + patience(bytes) * 2;
             let job =
                 Job { origin: Origin::Pass(pass.id, key.clone()), task: Task::Identity, deadline };
             self.submit(w, &key, job);
@@ -237,6 +249,7 @@ impl Ranges {
         let Some(pass) = found else { return };
         let hi = pass.config.hi;
         pass.in_flight -= 1;
+        pass.bytes_in_flight -= pass.size_of(&key);
         if is_done {
             let size = pass.sizes.remove(&key).unwrap_or_default();
             pass.progress.key_done(w.ctx.now, size);

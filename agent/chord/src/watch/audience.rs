@@ -112,11 +112,13 @@ impl Audience {
         }
     }
 
+    /// Whether nobody is told of anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.listeners.is_empty()
+    }
+
     /// Keys of this node have another version.
     pub(crate) fn on_changed(&mut self, ctx: &mut Context, changed: Vec<(Key, Ballot)>) {
-        if self.listeners.is_empty() {
-            return;
-        }
         let mut is_wanted = false;
         for (key, version) in changed {
             for listener in self.listeners.values_mut() {

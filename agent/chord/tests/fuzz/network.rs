@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use sky_chord::{
     Condition, Consistency, Cursor, Event, Id, Key, Node, NodeId, Operation, Output, Peer, Record,
-    Records, Request, RequestId, RingId, Settings, Start, StoreError, Subject, Ticket, Time, Value,
-    Write,
+    Records, Request, RequestId, RingId, Scan, Settings, Start, StoreError, Subject, Ticket, Time,
+    Value, Write,
 };
 
 use crate::steps::{Step, kind};
@@ -62,15 +62,17 @@ impl Records for Store {
         after: Option<&Cursor>,
         through: Id,
         limit: usize,
-    ) -> Result<Vec<(Key, Record)>, StoreError> {
+    ) -> Result<Scan<Record>, StoreError> {
         let content = self.0.borrow();
         let is_after = |key: &Key| match after {
             None => true,
             Some(Cursor::AfterKey(after)) => key > after,
             Some(Cursor::AfterPoint(point)) => key.hash() > *point,
         };
-        let page = content.records.iter().filter(|(key, _)| is_after(key) && key.hash() <= through);
-        Ok(page.take(limit).map(|(key, record)| (key.clone(), record.clone())).collect())
+        let entries = content.records.iter();
+        let mut rest = entries.filter(|(key, _)| is_after(key) && key.hash() <= through);
+        let page = rest.by_ref().take(limit).map(|(key, record)| (key.clone(), record.clone()));
+        Ok(Scan { entries: page.collect(), end: rest.next().is_none() })
     }
 }
 

@@ -7,10 +7,13 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use sky_chord::{
-    Ballot, Cursor, Effect, Id, Key, Record, Records, Register, RequestId, StoreError, Write,
+    Ballot, Cursor, Effect, Id, Key, Record, Records, Register, RequestId, Scan, StoreError, Write,
 };
 
 use super::random::Random;
+
+/// A page of records ends when their values have as many bytes: as early as pages of large values do.
+const SCAN_BYTES: usize = 64;
 
 /// The disk of one machine.
 #[derive(Debug, Default)]
@@ -272,19 +275,26 @@ impl Records for Reader {
         after: Option<&Cursor>,
         through: Id,
         limit: usize,
-    ) -> Result<Vec<(Key, Record)>, StoreError> {
+    ) -> Result<Scan<Record>, StoreError> {
         let start = match after {
             None => Bound::Unbounded,
             Some(Cursor::AfterKey(key)) => Bound::Excluded(key.clone()),
-            Some(Cursor::AfterPoint(point)) if *point == Id::MAX => return Ok(Vec::new()),
+            Some(Cursor::AfterPoint(point)) if *point == Id::MAX => return Ok(Scan::EMPTY),
             Some(Cursor::AfterPoint(point)) => {
                 let next = point.plus(Id::small(1));
                 Bound::Included(Key::from_bytes(next.as_bytes()).expect("20 bytes are a key"))
             }
         };
         let synced = self.0.borrow();
-        let entries = synced.records.range((start, Bound::Unbounded));
-        let wanted = entries.take_while(|(key, _)| key.hash() <= through).take(limit);
-        Ok(wanted.map(|(key, record)| (key.clone(), record.clone())).collect())
+        let rest = synced.records.range((start, Bound::Unbounded));
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for (key, record) in rest.take_while(|(key, _)| key.hash() <= through) {
+            if entries.len() >= limit || bytes >= SCAN_BYTES {
+                return Ok(Scan { entries, end: false });
+            }
+            bytes += record.register.value.as_ref().map_or(0, |value| value.bytes.len());
+            entries.push((key.clone(), record.clone()));
+        }
+        Ok(Scan { entries, end: true })
     }
 }
