@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::fair::{Share, Shares};
 use crate::http::{self, Api};
 use crate::rpc::{self, Rpc};
 
@@ -19,11 +20,11 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How long requests under way may take when the agent stops.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Connections that have not said anything yet.
-const STRANGERS: usize = 512;
+/// Connections that have not said anything yet; one machine alone can have half of them.
+const STRANGERS: usize = 1024;
 
-/// Connections of clients.
-const CLIENTS: usize = 4096;
+/// Connections of clients; one machine alone can have half of them.
+const CLIENTS: usize = 8192;
 
 /// Connections of peers: a ring of a thousand nodes, each of them starting again.
 const PEERS: usize = 2048;
@@ -40,8 +41,8 @@ const TOO_MANY: &[u8] =
 struct Door {
     rpc: Rpc,
     api: Arc<Api>,
-    strangers: Arc<Semaphore>,
-    clients: Arc<Semaphore>,
+    strangers: Arc<Shares>,
+    clients: Arc<Shares>,
     peers: Arc<Semaphore>,
 }
 
@@ -55,8 +56,8 @@ pub(crate) async fn accept(
     let door = Door {
         rpc,
         api,
-        strangers: Arc::new(Semaphore::new(STRANGERS)),
-        clients: Arc::new(Semaphore::new(CLIENTS)),
+        strangers: Shares::new(STRANGERS),
+        clients: Shares::new(CLIENTS),
         peers: Arc::new(Semaphore::new(PEERS)),
     };
     let mut connections = JoinSet::new();
@@ -64,11 +65,11 @@ pub(crate) async fn accept(
         tokio::select! {
             () = crate::until(&mut stopping) => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, remote)) => match Arc::clone(&door.strangers).try_acquire_owned() {
-                    Ok(permit) => {
-                        connections.spawn(door.clone().welcome(stream, remote, permit));
+                Ok((stream, remote)) => match door.strangers.take(remote.ip().into(), 1) {
+                    Some(stranger) => {
+                        connections.spawn(door.clone().welcome(stream, remote, stranger));
                     }
-                    Err(_) => tracing::debug!(%remote, "Too many connections say nothing."),
+                    None => tracing::debug!(%remote, "Too many connections say nothing."),
                 },
                 Err(error) => {
                     tracing::warn!(%error, "A connection cannot be accepted: {error}.");
@@ -87,12 +88,7 @@ pub(crate) async fn accept(
 
 impl Door {
     /// Serves a client to its end; a peer is handed on.
-    async fn welcome(
-        self,
-        mut stream: TcpStream,
-        remote: SocketAddr,
-        stranger: OwnedSemaphorePermit,
-    ) {
+    async fn welcome(self, mut stream: TcpStream, remote: SocketAddr, stranger: Share) {
         let mut first = [0];
         if !matches!(timeout(SILENCE, stream.peek(&mut first)).await, Ok(Ok(1))) {
             tracing::debug!(%remote, "A connection said nothing.");
@@ -110,10 +106,10 @@ impl Door {
             });
             return;
         }
-        match self.clients.try_acquire_owned() {
-            Ok(_permit) => http::serve_connection(self.api, stream, remote).await,
+        match self.clients.take(remote.ip().into(), 1) {
+            Some(_share) => http::serve_connection(self.api, stream, remote).await,
             // A client that does not read its refusal needs none.
-            Err(_) => drop(timeout(SILENCE, stream.write_all(TOO_MANY)).await),
+            None => drop(timeout(SILENCE, stream.write_all(TOO_MANY)).await),
         }
     }
 }

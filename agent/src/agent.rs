@@ -61,12 +61,7 @@ async fn live(settings: Settings) -> Result<(), Failure> {
     let start = Start {
         me: me.clone(),
         boot: directory.boot(),
-        settings: sky_chord::Settings {
-            repair_after: settings.repair_after,
-            replicas: settings.replicas,
-            tie_breaker: settings.tie_breaker,
-            ..sky_chord::Settings::default()
-        },
+        settings: settings.protocol(),
         meta: store.meta().map_err(|error| unreadable(&error))?,
         seed: getrandom::u64().map_err(random)?,
         wall: crate::wall_clock(),

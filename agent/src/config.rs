@@ -49,6 +49,19 @@ pub struct Settings {
     pub tie_breaker: Option<Id>,
 }
 
+impl Settings {
+    /// What the protocol is told.
+    pub fn protocol(&self) -> sky_chord::Settings {
+        sky_chord::Settings {
+            repair_after: self.repair_after,
+            replicas: self.replicas,
+            tie_breaker: self.tie_breaker,
+            max_value_bytes: self.max_value_bytes,
+            ..sky_chord::Settings::default()
+        }
+    }
+}
+
 /// Something that must not be shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Vec<u8>);

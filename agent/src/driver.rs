@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use sky_chord::{
-    Event, Load, Node, Notice, Output, Peer, Phase, Reply, Request, RingId, Start, StartError,
-    Ticket, Time, View,
+    Answer, Event, Load, Node, Notice, Output, Peer, Phase, Reply, Request, RingId, Start,
+    StartError, Ticket, Time, View,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::config::VERSION;
+use crate::fair::{Client, Share, Shares, Taker, Turns};
 use crate::logging;
 use crate::metrics::{Counters, Window};
 use crate::notices::Notices;
@@ -20,11 +21,14 @@ use crate::rpc::Rpc;
 use crate::store::{Committer, Progress, Store};
 use crate::watches::Watches;
 
-/// Requests that may wait to be taken by the node.
-const WAITING: usize = 1024;
+/// Requests that may wait or be worked on; one client alone gets half of them.
+const PLACES: usize = 8192;
 
-/// Requests the node works on at once.
-const UNDER_WAY: usize = 4096;
+/// Requests the node works on at once. The others wait, so that clients can be served in turn.
+const UNDER_WAY: usize = 512;
+
+/// A value of more bytes is a large one.
+const LARGE: usize = 1 << 20;
 
 /// Events handled in a row before connections get their turn.
 const BURST: usize = 256;
@@ -33,7 +37,7 @@ const BURST: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Busy {
     /// Nothing was done.
-    #[error("too many requests are waiting, or the agent is stopping")]
+    #[error("too many requests of this client are waiting, or the agent is stopping")]
     Refused,
     /// The agent stopped with the request under way: a change may or may not be applied.
     #[error("the agent stopped before it had an answer")]
@@ -44,7 +48,10 @@ pub enum Busy {
 #[derive(Debug, Clone)]
 pub struct Handle {
     me: Peer,
-    requests: mpsc::Sender<(Request, oneshot::Sender<Reply>)>,
+    /// On whose behalf.
+    client: Client,
+    requests: Arc<Turns<Asked>>,
+    places: Arc<Shares>,
     notices: Arc<Notices>,
     watches: Arc<Watches>,
     counters: Arc<Counters>,
@@ -57,16 +64,28 @@ impl Handle {
         &self.me
     }
 
+    /// The same, on behalf of this client.
+    pub fn of(&self, client: Client) -> Self {
+        Self { client, ..self.clone() }
+    }
+
+    /// On whose behalf requests are made.
+    pub const fn client(&self) -> Client {
+        self.client
+    }
+
     /// Asks the node for something.
     ///
     /// # Errors
-    /// [`Busy`] if the queue is full or the agent is stopping.
+    /// [`Busy`] if the client has its share of places already or the agent is stopping.
     pub async fn request(&self, request: Request) -> Result<Reply, Busy> {
         let (answer, reply) = oneshot::channel();
-        self.requests.try_send((request, answer)).map_err(|_| {
+        let place = self.places.take(self.client, 1);
+        let asked = place.map(|place| Asked { request, asker: Asking { answer, _place: place } });
+        if !asked.is_some_and(|asked| self.requests.push(self.client, asked)) {
             self.counters.overloaded.fetch_add(1, Relaxed);
-            Busy::Refused
-        })?;
+            return Err(Busy::Refused);
+        }
         reply.await.map_err(|_| Busy::Stopped)
     }
 
@@ -124,7 +143,7 @@ pub struct Driver<S: Store> {
     committer: Committer,
     rpc: Rpc,
     network: mpsc::Receiver<Event>,
-    requests: mpsc::Receiver<(Request, oneshot::Sender<Reply>)>,
+    requests: Taker<Asked>,
     askers: BTreeMap<Ticket, Asker>,
     last_ticket: u64,
     notices: Arc<Notices>,
@@ -136,13 +155,29 @@ pub struct Driver<S: Store> {
     load: Load,
     /// Why the store cannot be used any more.
     broken: Option<String>,
+    /// Whether a client was answered with a large value.
+    answered_with_large: bool,
     /// Events that the driver itself made while it carried out the outputs of another.
     next: VecDeque<Event>,
 }
 
+/// A request that waits.
+#[derive(Debug)]
+struct Asked {
+    request: Request,
+    asker: Asking,
+}
+
+/// Who waits for the reply to a request, with the place that it takes.
+#[derive(Debug)]
+struct Asking {
+    answer: oneshot::Sender<Reply>,
+    _place: Share,
+}
+
 /// Who waits for a reply.
 enum Asker {
-    Client(oneshot::Sender<Reply>),
+    Client(Asking),
     /// The driver itself, to learn of ring and phase.
     Driver,
 }
@@ -154,12 +189,14 @@ impl<S: Store + Clone> Driver<S> {
     /// If the store cannot be read.
     pub fn new(parts: Parts<S>) -> Result<(Handle, Self), StartError> {
         let Parts { start, store, committer, rpc, network, counters, found, trouble } = parts;
-        let (requests, waiting) = mpsc::channel(WAITING);
+        let (requests, waiting) = Turns::new();
         let notices = Arc::new(Notices::new(start.me.node.incarnation, start.boot));
         let watches = Arc::new(Watches::new(start.me.node.incarnation, start.boot));
         let handle = Handle {
             me: start.me.clone(),
+            client: Client::default(),
             requests,
+            places: Shares::new(PLACES),
             notices: Arc::clone(&notices),
             watches: Arc::clone(&watches),
             counters: Arc::clone(&counters),
@@ -184,6 +221,7 @@ impl<S: Store + Clone> Driver<S> {
             joined: watch::Sender::new(false),
             load: Load { version: VERSION.to_owned(), ..Load::default() },
             broken: None,
+            answered_with_large: false,
             next: VecDeque::new(),
         };
         Ok((handle, driver))
@@ -220,9 +258,7 @@ impl<S: Store + Clone> Driver<S> {
             tokio::select! {
                 () = crate::until(&mut stopping) => return Ok(()),
                 Some(event) = self.network.recv() => self.handle(event),
-                Some((request, answer)) = self.requests.recv(), if self.has_room() => {
-                    self.ask(request, Asker::Client(answer));
-                }
+                asked = self.requests.next(), if self.has_room() => self.take(asked),
                 Ok(()) = progress.changed() => {
                     let progress = progress.borrow_and_update().clone();
                     self.persisted(progress);
@@ -252,17 +288,21 @@ impl<S: Store + Clone> Driver<S> {
         }
     }
 
-    /// Handles what waits already. False if there was more than a burst.
+    /// Handles what waits already. False if there was more than a burst, or a large value for a client: who
+    /// gets it decides whether there is memory for it, before the next one is read.
     fn handle_what_is_ready(&mut self) -> bool {
         for _ in 0..BURST {
             if let Ok(event) = self.network.try_recv() {
                 self.handle(event);
             } else if self.has_room()
-                && let Ok((request, answer)) = self.requests.try_recv()
+                && let Some(asked) = self.requests.try_next()
             {
-                self.ask(request, Asker::Client(answer));
+                self.take(asked);
             } else {
                 return true;
+            }
+            if std::mem::take(&mut self.answered_with_large) {
+                return false;
             }
         }
         false
@@ -270,6 +310,13 @@ impl<S: Store + Clone> Driver<S> {
 
     fn has_room(&self) -> bool {
         self.askers.len() < UNDER_WAY
+    }
+
+    fn take(&mut self, Asked { request, asker }: Asked) {
+        // Who went away while it waited does not want it any more.
+        if !asker.answer.is_closed() {
+            self.ask(request, Asker::Client(asker));
+        }
     }
 
     fn ask(&mut self, request: Request, asker: Asker) {
@@ -318,9 +365,12 @@ impl<S: Store + Clone> Driver<S> {
             // What it tells may come before anybody has read its name.
             self.watches.begin(watch);
         }
+        if let Reply::Operated(Ok(Answer::Found { value, .. })) = &reply {
+            self.answered_with_large |= value.bytes.len() > LARGE;
+        }
         match self.askers.remove(&ticket) {
             // A client that went away needs no answer.
-            Some(Asker::Client(asker)) => drop(asker.send(reply)),
+            Some(Asker::Client(asker)) => drop(asker.answer.send(reply)),
             Some(Asker::Driver) => self.learn(reply),
             None => {}
         }

@@ -1,7 +1,7 @@
 //! The Sky agent: one member of a Chord ring, with its store, its peers and its HTTP interface.
 //!
 //! ```text
-//! main -> lib -> agent -> driver (owns the one Node) -> rpc, store, metrics
+//! main -> lib -> agent -> driver (owns the one Node) -> rpc, store, metrics, fair
 //!                      -> accept -> rpc; http, page -> driver::Handle
 //!             -> playground, simulate: whole rings in one process, without a network and a store
 //! ```
@@ -12,6 +12,7 @@ mod accept;
 mod agent;
 pub mod config;
 pub mod driver;
+pub mod fair;
 #[cfg(test)]
 #[path = "../tests/fuzz/driver.rs"]
 mod fuzz;

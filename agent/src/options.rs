@@ -8,13 +8,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
-use sky_api::DEFAULT_PORT;
+use sky_api::{DEFAULT_PORT, MAX_VALUE_BYTES};
 use sky_chord::Id;
 
 use crate::config::{Secret, Settings};
-
-/// Values above this size would not fit into a message between agents.
-pub const LARGEST_VALUE: usize = 8 << 20;
 
 const ADVICE: &str = "Examples:
   sky-agent                      start a ring on 127.0.0.1:4321
@@ -115,7 +112,7 @@ pub struct Options {
     /// What to log: error, warn, info, debug, trace, or directives of tracing [default: info]
     #[arg(long, value_name = "LEVEL", env = "SKY_LOG")]
     log: Option<String>,
-    /// Largest value accepted, in bytes [default: 1048576]
+    /// Largest value accepted, in bytes, up to 67108864 [default: 1048576]
     #[arg(long, value_name = "BYTES", env = "SKY_MAX_VALUE_BYTES")]
     max_value_bytes: Option<usize>,
     /// Refuse writes when the disk has fewer bytes left [default: 536870912, a quarter of a small disk]
@@ -243,10 +240,10 @@ impl Options {
         let join = self.join.unwrap_or_default();
         let join = join.iter().map(|address| host_and_port(address)).collect::<Result<_, _>>()?;
         let max_value_bytes = self.max_value_bytes.unwrap_or(1 << 20);
-        if max_value_bytes > LARGEST_VALUE {
+        if max_value_bytes > MAX_VALUE_BYTES {
             return Err(invalid(
-                format!("values of {max_value_bytes} bytes are too large for this store"),
-                format!("Set --max-value-bytes to {LARGEST_VALUE} at most."),
+                format!("values of {max_value_bytes} bytes are too large to keep"),
+                format!("Set --max-value-bytes to {MAX_VALUE_BYTES} at most."),
             ));
         }
         let replicas = self.replicas.unwrap_or(3);

@@ -8,6 +8,7 @@ mod batch;
 mod documented;
 #[path = "http/events.rs"]
 mod events;
+#[allow(dead_code, reason = "each test program uses its own part")]
 mod support;
 #[path = "http/ttl.rs"]
 mod ttl;

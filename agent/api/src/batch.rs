@@ -9,10 +9,13 @@ use crate::Problem;
 pub const MAX_OPERATIONS: usize = 256;
 
 /// The most bytes of the JSON text of a batch, for agents that take values up to `max_value_bytes`: what
-/// one value of that size takes at worst, and never less than 4 MiB.
+/// one value of that size takes at worst, but at least 4 MiB and at most 16: larger values go by themselves.
 pub const fn max_body_bytes(max_value_bytes: usize) -> usize {
-    let one = max_value_bytes.saturating_mul(2);
-    if one > 4 << 20 { one } else { 4 << 20 }
+    match max_value_bytes.saturating_mul(2) {
+        ..=0x40_0000 => 4 << 20,
+        0x100_0000.. => 16 << 20,
+        one => one,
+    }
 }
 
 /// The body of `POST /kv:batch`. It is not a transaction: every operation succeeds or fails by itself, and

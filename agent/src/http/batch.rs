@@ -31,7 +31,7 @@ pub(super) async fn answer<B: Buf>(
     body: impl Stream<Item = Result<B, warp::Error>>,
 ) -> Result<Response, Refused> {
     let most = max_body_bytes(api.max_value_bytes);
-    let body = body::collect_json(&headers, body, most).await?;
+    let body = body::collect_json(&headers, body, most, |it| api.room_for(it)).await?;
     let BatchRequest { operations } = body::read_json(&body)?;
     if operations.len() > MAX_OPERATIONS {
         let found = operations.len();
@@ -71,7 +71,11 @@ async fn carry_out(api: &Api, operation: BatchOperation) -> Result<Outcome, Refu
         BatchOperation::Get { key, consistency, if_match, if_none_match } => {
             let (key, consistency) = (named(key)?, kv::consistency(consistency.as_deref())?);
             let (wanted, known) = conditions(if_match, if_none_match)?;
-            kv::read(api, key, consistency, wanted, known).await
+            let mut outcome = kv::read(api, key, consistency, wanted, known).await?;
+            if let Outcome::Found(value, _) = &mut outcome {
+                api.hold(value)?;
+            }
+            Ok(outcome)
         }
         BatchOperation::Put {
             key,

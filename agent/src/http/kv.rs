@@ -8,7 +8,7 @@ use serde::Deserialize;
 use sky_api::{Code, KeyEntry, KeyList, MAX_TTL_S};
 use sky_chord::{
     Answer, Ballot, Condition, Consistency, Cursor, Id, Key, ListedKey, Operation, Reply, Request,
-    RequestId, Ttl, Value,
+    RequestId, Ttl, Value, patience,
 };
 use warp::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use warp::http::{Method, StatusCode};
@@ -19,7 +19,7 @@ use super::problem::Refused;
 use super::route::Route;
 use super::{Api, body, etag, json, key};
 
-/// How long a client waits for one operation.
+/// How long a client waits for one operation, if no large value is on its way.
 const BUDGET: Duration = Duration::from_secs(5);
 
 /// How many keys a list has, unless the client says otherwise; and at most.
@@ -58,7 +58,7 @@ pub(super) async fn answer<B: Buf>(
     };
     let key = key::decode(raw_key)?;
     match method {
-        Method::GET | Method::HEAD => get(api, key, &query, &headers).await,
+        Method::GET | Method::HEAD => get(api, &method, key, &query, &headers).await,
         Method::PUT => {
             let condition = etag::condition(&headers)?;
             store(api, &method, key, condition, &headers, body).await
@@ -107,11 +107,23 @@ impl Outcome {
     }
 }
 
-async fn get(api: &Api, key: Key, query: &Query, headers: &HeaderMap) -> Result<Response, Refused> {
+async fn get(
+    api: &Api,
+    method: &Method,
+    key: Key,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Response, Refused> {
     let consistency = consistency(query.consistency.as_deref())?;
     let wanted = etag::named(headers, &header::IF_MATCH, true)?;
     let known = etag::named(headers, &header::IF_NONE_MATCH, false)?;
-    let mut response = read(api, key, consistency, wanted, known).await?.response();
+    let mut outcome = read(api, key, consistency, wanted, known).await?;
+    if let Outcome::Found(value, _) = &mut outcome
+        && *method == Method::GET
+    {
+        api.hold(value)?;
+    }
+    let mut response = outcome.response();
     if consistency == Consistency::Any {
         response.headers_mut().insert(CONSISTENCY, HeaderValue::from_static("any"));
     }
@@ -214,7 +226,7 @@ async fn store<B: Buf>(
     }
     let ttl = ttl(headers)?;
     let id = request_id(api, method, &condition, idempotency_key(headers))?;
-    let bytes = body::collect(headers, body, api.max_value_bytes).await?;
+    let bytes = body::collect(headers, body, api.max_value_bytes, |it| api.room_for(it)).await?;
     let value = Value { content_type: content_type.into(), bytes, ttl };
     match write(api, id, key.clone(), value, condition).await {
         Err(refused) if *method == Method::POST && refused.is(Code::PreconditionFailed) => {
@@ -347,7 +359,13 @@ async fn operate(
     operation: Operation,
 ) -> Result<Answer, Refused> {
     let started = Instant::now();
-    let request = Request::Operate { id, retry, operation, budget: BUDGET };
+    // To the owner of the key, and from there to the other members; or back.
+    let large = match &operation {
+        Operation::Put { value, .. } => patience(value.bytes.len()) * 2,
+        Operation::Get { .. } => api.read_patience,
+        _ => Duration::ZERO,
+    };
+    let request = Request::Operate { id, retry, operation, budget: BUDGET + large };
     let reply = api.ask(request).await;
     api.handle.record(started.elapsed());
     match reply? {

@@ -30,6 +30,7 @@ mod watch;
 use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -40,7 +41,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use sky_api::Code;
-use sky_chord::{Reply, Request, RequestId};
+use sky_chord::{Reply, Request, RequestId, Value};
 use tokio::net::TcpStream;
 use tracing::Instrument;
 use warp::filters::path::FullPath;
@@ -51,6 +52,7 @@ use warp::{Filter, Rejection};
 
 use crate::config::{Secret, Settings};
 use crate::driver::{Busy, Handle};
+use crate::fair::{Client, Share, Shares};
 use crate::page::{File, Page};
 use openapi::Document;
 use problem::Refused;
@@ -62,11 +64,24 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(60);
 /// The most bytes of a request's head, and of what is read at once of its body.
 const READ_BUFFER: usize = 64 << 10;
 
-/// What all connections share.
+/// Bytes of large bodies and answers that may be in memory at once, four of the largest.
+const MEMORY: usize = 4 * sky_api::MAX_VALUE_BYTES;
+
+/// The interface, as one client has it.
 #[derive(Debug)]
 pub struct Api {
     handle: Handle,
+    common: Arc<Common>,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Common {
     max_value_bytes: usize,
+    /// How much longer a read may take than otherwise.
+    read_patience: Duration,
+    /// Bytes of large bodies and answers that may be in memory.
+    memory: Arc<Shares>,
     token: Option<Secret>,
     /// What clients have to bring; none if everyone may ask.
     client_token: Option<Secret>,
@@ -89,9 +104,10 @@ impl Api {
         stopping: tokio::sync::watch::Receiver<bool>,
     ) -> Arc<Self> {
         let advertised = guard::host_of(&settings.advertise).to_owned();
-        Arc::new(Self {
-            handle,
+        let common = Common {
             max_value_bytes: settings.max_value_bytes,
+            read_patience: settings.protocol().patience(),
+            memory: Shares::new(MEMORY),
             token: settings.token.clone(),
             client_token: settings.token.clone().filter(|_| settings.require_token),
             names: vec![advertised, settings.name.clone()],
@@ -101,6 +117,33 @@ impl Api {
             requests: request_id::Requests::default(),
             page: Page::default(),
             openapi: Document::new(settings),
+        };
+        Arc::new(Self { handle, common: Arc::new(common) })
+    }
+
+    /// The same, for this client.
+    fn of(&self, client: Client) -> Arc<Self> {
+        Arc::new(Self { handle: self.handle.of(client), common: Arc::clone(&self.common) })
+    }
+
+    /// Lets a value take the memory that it needs, if it is large, for as long as anybody has it.
+    fn hold(&self, value: &mut Value) -> Result<(), Refused> {
+        let room = self.room_for(value.bytes.len())?;
+        let bytes = std::mem::take(&mut value.bytes);
+        value.bytes = body::held(bytes, room.into_iter().collect());
+        Ok(())
+    }
+
+    /// Memory for so many bytes; none are needed for a few.
+    fn room_for(&self, bytes: usize) -> Result<Option<Share>, Refused> {
+        if bytes <= body::SMALL {
+            return Ok(None);
+        }
+        self.memory.take(self.handle.client(), bytes).map(Some).ok_or_else(|| {
+            self.handle.counters().overloaded.fetch_add(1, Relaxed);
+            let detail = "Nothing was changed: too many large values are on their way already.";
+            let hint = "Try again in a second, with fewer of them at once.";
+            Refused::new(Code::Overloaded, detail).hint(hint)
         })
     }
 
@@ -124,9 +167,18 @@ impl Api {
     }
 }
 
+impl Deref for Api {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        &self.common
+    }
+}
+
 /// Serves one connection, already accepted, until the client or the agent ends it. HTTP/1.1 and
 /// HTTP/2 without TLS are told apart here.
 pub async fn serve_connection(api: Arc<Api>, stream: TcpStream, remote: SocketAddr) {
+    let api = api.of(remote.ip().into());
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%remote, %error, "small answers may be delayed");
     }

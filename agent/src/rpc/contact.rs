@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use sky_chord::Event;
 use tokio::sync::watch;
 
-use super::Shared;
+use super::{Lane, Shared};
 
 /// Pause between two rounds, doubled each time, between these.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -46,7 +46,7 @@ pub(super) async fn join(
 
 /// Asks who answers at this address and tells the node. An error is what keeps it from answering.
 async fn ask(shared: &Shared, address: &str) -> Result<(), String> {
-    match shared.connect(address, None).await {
+    match shared.connect(address, None, Lane::Ordinary).await {
         Ok((_, theirs)) => {
             shared.all_is_well(address);
             // Fails only when the agent is stopping.

@@ -7,8 +7,12 @@ use serde::{Deserialize, Serialize};
 use sky_chord::{Message, RingId};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// The longest frame between peers that know each other: the largest value with room to spare for lists.
-pub(super) const LONGEST: usize = 16 << 20;
+/// The longest frame between peers that know each other: the largest value, and room to spare for what
+/// belongs to it.
+pub(super) const LONGEST: usize = sky_api::MAX_VALUE_BYTES + (1 << 20);
+
+/// A buffer that was needed for one long frame is not kept for short ones.
+const KEPT_BUFFER: usize = 1 << 20;
 
 /// What is sent once both sides have said hello.
 #[derive(Debug, Deserialize)]
@@ -100,20 +104,26 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         Ok(bytes)
     }
 
+    /// The length of the next frame, of at most `longest` bytes.
+    pub(super) async fn length(&mut self, longest: usize) -> Result<usize, FrameError> {
+        self.fill(4).await?;
+        let length = self.buffer.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
+        let length = length as usize;
+        if length > longest { Err(FrameError::TooLong(length)) } else { Ok(length) }
+    }
+
     /// The next frame of at most `longest` bytes. Nothing is lost if the future is dropped.
     pub(super) async fn next<T: DeserializeOwned>(
         &mut self,
         longest: usize,
     ) -> Result<T, FrameError> {
-        self.fill(4).await?;
-        let length = self.buffer.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
-        let length = length as usize;
-        if length > longest {
-            return Err(FrameError::TooLong(length));
-        }
+        let length = self.length(longest).await?;
         self.fill(4 + length).await?;
         let content = postcard::from_bytes(&self.buffer[4..4 + length]);
         self.buffer.advance(4 + length);
+        if length > KEPT_BUFFER {
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
         content.map_err(FrameError::Malformed)
     }
 

@@ -5,16 +5,17 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use sky_chord::Event;
 use tokio::net::TcpStream;
+use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
-use super::frame::{self, Frame, Frames};
+use super::frame::{self, Frame, FrameError, Frames};
 use super::hello::{self, HelloError, Refusal};
-use super::{PATIENCE, Shared, prepare};
+use super::{LARGE, Lane, PATIENCE, Shared, prepare};
 
 pub(super) async fn serve(shared: &Arc<Shared>, stream: TcpStream) {
     let address = stream.peer_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string());
     let meeting = async {
-        prepare(&stream)?;
+        prepare(&stream, Lane::Ordinary)?;
         let mut frames = Frames::new(stream);
         let theirs =
             hello::accept(&mut frames, shared.hello(None)?, shared.secret.as_ref()).await?;
@@ -31,8 +32,10 @@ pub(super) async fn serve(shared: &Arc<Shared>, stream: TcpStream) {
         };
     let from = theirs.peer;
     tracing::debug!(peer = ?from, address = %from.address, "A peer connected.");
-    if let Some(outbox) = shared.links().get(&from.node) {
-        outbox.wake();
+    for lane in [Lane::Ordinary, Lane::Large] {
+        if let Some(outbox) = shared.links().get(&(from.node, lane)) {
+            outbox.wake();
+        }
     }
     let mut their_ring = theirs.ring;
     let mut ring = shared.ring.subscribe();
@@ -41,12 +44,12 @@ pub(super) async fn serve(shared: &Arc<Shared>, stream: TcpStream) {
         let frame = tokio::select! {
             biased;
             Ok(()) = ring.changed() => None,
-            frame = frames.next::<Frame>(frame::LONGEST) => Some(frame),
+            read = read(shared, &mut frames) => Some(read),
         };
         match frame {
             None => {}
-            Some(Ok(Frame::Ring(ring))) => their_ring = Some(ring),
-            Some(Ok(Frame::Message(message))) => {
+            Some(Ok((Frame::Ring(ring), _))) => their_ring = Some(ring),
+            Some(Ok((Frame::Message(message), _room))) => {
                 shared.counters.messages_received.fetch_add(1, Relaxed);
                 let event = Event::Receive { from: from.clone(), message };
                 if shared.events.send(event).await.is_err() {
@@ -54,7 +57,7 @@ pub(super) async fn serve(shared: &Arc<Shared>, stream: TcpStream) {
                 }
                 continue;
             }
-            Some(Err(frame::FrameError::Io(error))) => {
+            Some(Err(FrameError::Io(error))) => {
                 tracing::debug!(peer = ?from, address = %from.address, %error, "A peer left.");
                 return;
             }
@@ -64,6 +67,23 @@ pub(super) async fn serve(shared: &Arc<Shared>, stream: TcpStream) {
             return shared.complain(&from.address, &refusal.to_string());
         }
     }
+}
+
+/// The next frame; if it is a large one, when there is room for it in memory.
+async fn read<'a>(
+    shared: &'a Shared,
+    frames: &mut Frames<TcpStream>,
+) -> Result<(Frame, Option<SemaphorePermit<'a>>), FrameError> {
+    let length = frames.length(frame::LONGEST).await?;
+    if length <= LARGE {
+        return Ok((frames.next(frame::LONGEST).await?, None));
+    }
+    let room = shared.large.acquire_many((length >> 10) as u32).await.ok();
+    // Who stops amid a frame must not keep the room for ever.
+    let patience = PATIENCE + sky_chord::patience(length) * 2;
+    let late = || FrameError::Io(std::io::ErrorKind::TimedOut.into());
+    let frame = timeout(patience, frames.next(frame::LONGEST)).await;
+    Ok((frame.unwrap_or_else(|_| Err(late()))?, room))
 }
 
 /// What came to nothing before the peer was known is named by the machine it came from: its port is

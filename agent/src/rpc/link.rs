@@ -9,9 +9,9 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::Shared;
 use super::frame::{self, FrameRef, Frames};
 use super::hello::HelloError;
+use super::{Lane, Shared};
 
 /// Bytes that may wait for one node. A node that slow is as good as unreachable.
 const LONGEST_QUEUE: usize = 64 << 20;
@@ -36,6 +36,7 @@ pub(super) enum Push {
 #[derive(Debug)]
 pub(super) struct Outbox {
     peer: Peer,
+    lane: Lane,
     queue: Mutex<Queue>,
     /// Something is in the queue.
     ready: Notify,
@@ -53,10 +54,10 @@ struct Queue {
 }
 
 impl Outbox {
-    /// The outbox of this peer; with a new task if there is none.
-    pub(super) fn of(shared: &Arc<Shared>, peer: &Peer) -> Arc<Self> {
+    /// The outbox of this peer for such messages; with a new task if there is none.
+    pub(super) fn of(shared: &Arc<Shared>, peer: &Peer, lane: Lane) -> Arc<Self> {
         let mut links = shared.links();
-        if let Some(outbox) = links.get(&peer.node) {
+        if let Some(outbox) = links.get(&(peer.node, lane)) {
             if outbox.peer.address == peer.address && !outbox.queue().is_closed {
                 return Arc::clone(outbox);
             }
@@ -64,11 +65,12 @@ impl Outbox {
         }
         let outbox = Arc::new(Self {
             peer: peer.clone(),
+            lane,
             queue: Mutex::default(),
             ready: Notify::new(),
             wake: Notify::new(),
         });
-        links.insert(peer.node, Arc::clone(&outbox));
+        links.insert((peer.node, lane), Arc::clone(&outbox));
         tokio::spawn(run(Arc::downgrade(shared), Arc::clone(&outbox)));
         outbox
     }
@@ -130,7 +132,7 @@ async fn run(shared: Weak<Shared>, outbox: Arc<Outbox>) {
             return;
         }
         let peer = &outbox.peer;
-        let error = match shared.connect(&peer.address, Some(peer.node)).await {
+        let error = match shared.connect(&peer.address, Some(peer.node), outbox.lane).await {
             Ok((frames, theirs)) => {
                 shared.all_is_well(&peer.address);
                 backoff = BACKOFF.0;
@@ -153,7 +155,10 @@ async fn run(shared: Weak<Shared>, outbox: Arc<Outbox>) {
             }
             error => shared.complain(&peer.address, &error.to_string()),
         }
-        if shared.events.send(Event::Unreachable { node: peer.node }).await.is_err() {
+        // Whether the node can be reached shows on the ordinary connection.
+        if outbox.lane == Lane::Ordinary
+            && shared.events.send(Event::Unreachable { node: peer.node }).await.is_err()
+        {
             return;
         }
         drop(shared);

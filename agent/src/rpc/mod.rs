@@ -1,9 +1,9 @@
 //! Messages between agents.
 //!
-//! Each agent opens one connection to each node it has something to say to ([`link`]) and reads what
-//! comes in on those that others opened ([`inbound`]). What was queued while a write was under way goes
-//! out with the next one. Messages may be lost, and that is said ([`Event::Unreachable`]); they never
-//! reach another node than the one that is meant.
+//! Each agent opens one connection to each node it has something to say to ([`link`]), another one for
+//! messages with large values ([`Lane`]), and reads what comes in on those that others opened
+//! ([`inbound`]). What was queued while a write was under way goes out with the next one. Messages may be
+//! lost, and that is said ([`Event::Unreachable`]); they never reach another node than the one that is meant.
 
 mod contact;
 mod frame;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use sky_chord::{Event, Message, NodeId, Peer, RingId};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
 use crate::config::Secret;
@@ -39,9 +39,11 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// How long the hellos on a connection may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the other side's system may be silent about what was sent to it. A new connection is made
-/// sooner than the repetitions of an old one, which come ever further apart, find a way that is open again.
-const UNANSWERED: Duration = Duration::from_secs(2);
+/// A value of more bytes than this goes the way of large ones.
+const LARGE: usize = 64 << 10;
+
+/// How many KiB of frames with large values are read at once, of all peers together.
+const LARGE_KIB: usize = 192 << 10;
 
 /// Different complaints that are remembered, so that each is logged once.
 const COMPLAINTS: usize = 1000;
@@ -49,6 +51,30 @@ const COMPLAINTS: usize = 1000;
 /// Whether this is the first byte of a peer connection, and not of HTTP.
 pub fn is_peer(first: u8) -> bool {
     first == hello::MAGIC[0]
+}
+
+/// The connection that a message takes. What everyone waits for, such as a sign of life, must not wait until
+/// a large value has gone through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Lane {
+    Ordinary,
+    Large,
+}
+
+impl Lane {
+    fn of(message: &Message) -> Self {
+        if message.body.value_bytes() > LARGE { Self::Large } else { Self::Ordinary }
+    }
+
+    /// How long the other side's system may be silent about what was sent to it. On an ordinary connection a
+    /// new one is made sooner than the repetitions of an old one, which come ever further apart, find a way
+    /// that is open again. Large values may have to wait until there is memory for them.
+    const fn unanswered(self) -> Duration {
+        match self {
+            Self::Ordinary => Duration::from_secs(2),
+            Self::Large => Duration::from_secs(30),
+        }
+    }
 }
 
 /// The peers of one agent. Clones share them.
@@ -62,7 +88,9 @@ struct Shared {
     ring: watch::Sender<Option<RingId>>,
     events: mpsc::Sender<Event>,
     counters: Arc<Counters>,
-    links: Mutex<BTreeMap<NodeId, Arc<Outbox>>>,
+    links: Mutex<BTreeMap<(NodeId, Lane), Arc<Outbox>>>,
+    /// What is left of [`LARGE_KIB`].
+    large: Semaphore,
     complaints: Mutex<BTreeSet<(String, String)>>,
 }
 
@@ -81,6 +109,7 @@ impl Rpc {
             events,
             counters,
             links: Mutex::default(),
+            large: Semaphore::new(LARGE_KIB),
             complaints: Mutex::default(),
         }))
     }
@@ -90,16 +119,18 @@ impl Rpc {
         self.0.ring.send_if_modified(|known| known.replace(ring) != Some(ring));
     }
 
-    /// Queues a message. False if the queue to that node is full: the message is dropped then.
+    /// Queues a message. False if the queue to that node is full: the message is dropped then. One with a
+    /// large value may be dropped without a word: that says nothing of the node.
     pub fn send(&self, to: &Peer, message: &Message) -> bool {
-        let outbox = Outbox::of(&self.0, to);
+        let lane = Lane::of(message);
+        let outbox = Outbox::of(&self.0, to, lane);
         let sent = outbox.push(&FrameRef::Message(message));
         let counter = match sent {
             link::Push::Queued => &self.0.counters.messages_sent,
             link::Push::Down | link::Push::Full => &self.0.counters.messages_dropped,
         };
         counter.fetch_add(1, Relaxed);
-        sent != link::Push::Full
+        sent != link::Push::Full || lane == Lane::Large
     }
 
     /// Serves a connection that a peer opened, until it ends.
@@ -129,12 +160,13 @@ impl Shared {
         &self,
         address: &str,
         meant: Option<NodeId>,
+        lane: Lane,
     ) -> Result<(Frames<TcpStream>, Hello), HelloError> {
         let meeting = async {
             let stream = timeout(CONNECT, TcpStream::connect(address))
                 .await
                 .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))?;
-            prepare(&stream)?;
+            prepare(&stream, lane)?;
             let mut frames = Frames::new(stream);
             let mine = self.hello(meant)?;
             let theirs = hello::connect(&mut frames, mine, self.secret.as_ref()).await?;
@@ -148,7 +180,7 @@ impl Shared {
         hello::check_ring(*self.ring.borrow(), theirs)
     }
 
-    fn links(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<Outbox>>> {
+    fn links(&self) -> MutexGuard<'_, BTreeMap<(NodeId, Lane), Arc<Outbox>>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -171,12 +203,13 @@ impl Shared {
 }
 
 /// Small messages go out at once, and a peer whose machine is gone is noticed within seconds.
-fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+fn prepare(stream: &TcpStream, lane: Lane) -> std::io::Result<()> {
+    let unanswered = lane.unanswered();
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, UNANSWERED)?;
-    sockopt::set_tcp_keepintvl(stream, UNANSWERED)?;
+    sockopt::set_tcp_keepidle(stream, unanswered)?;
+    sockopt::set_tcp_keepintvl(stream, unanswered)?;
     #[cfg(target_os = "linux")]
-    sockopt::set_tcp_user_timeout(stream, u32::try_from(UNANSWERED.as_millis()).unwrap_or(2000))?;
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(unanswered.as_millis()).unwrap_or(2000))?;
     Ok(())
 }

@@ -16,8 +16,10 @@ use crate::metrics::Counters;
 /// How often it is noted how much is on disk, while anything is written.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 
-/// Writes joined in one commit at most, so that the first does not wait for too many others.
+/// Writes joined in one commit at most, and bytes of their values, so that the first does not wait for too
+/// much else.
 const BATCH: usize = 1024;
+const BATCH_BYTES: usize = 8 << 20;
 
 /// What the store may take of the disk for a while to write tables anew, beside those that they replace:
 /// a level of 256 MiB and what has gathered above it.
@@ -105,11 +107,13 @@ impl Committer {
                 };
                 watch_room();
                 let Some((first, mut batch)) = first else { continue };
-                let mut last = first;
+                let (mut last, mut bytes) = (first, value_bytes(&batch));
                 while batch.len() < BATCH
+                    && bytes < BATCH_BYTES
                     && let Ok((seq, writes)) = queue.try_recv()
                 {
                     last = seq;
+                    bytes += value_bytes(&writes);
                     batch.extend(writes);
                 }
                 if let Err(error) = store.write_durably(&batch) {
@@ -142,6 +146,14 @@ impl Committer {
     pub fn disk_full(&self) -> watch::Receiver<bool> {
         self.full.clone()
     }
+}
+
+fn value_bytes(writes: &[Write]) -> usize {
+    let of = |write: &Write| match write {
+        Write::Record(_, record) => record.register.value_bytes(),
+        Write::Forget(_) | Write::Meta { .. } => 0,
+    };
+    writes.iter().map(of).sum()
 }
 
 fn mark(store: &impl Store) {

@@ -97,6 +97,19 @@ impl Agent {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
+    /// Where other agents reach it.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The most memory that it has had so far, in MiB.
+    pub(crate) fn memory_peak(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.pid.as_raw_nonzero());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    }
+
     /// Sends a request as it is written, which no client library would do to every path: `head` ends
     /// with a line end. Status and body come back.
     pub(crate) async fn raw(&self, head: &str, body: &str) -> (u16, String) {
