@@ -8,8 +8,9 @@ use reqwest::header::{
 };
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
-use sky_api::{ForceRequest, InitRequest, KeyList, LocalKeys, Problem, path};
+use sky_api::{ForceRequest, InitRequest, KeyList, LocalKeys, MAX_VALUE_BYTES, Problem, path};
 use sky_chord::{Config, View};
+use tokio::time::timeout;
 
 use crate::error::{During, Error, Result};
 
@@ -17,7 +18,8 @@ use crate::error::{During, Error, Result};
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// How long an agent may take to report on itself: it only has to read its memory.
 const REPORT_WITHIN: Duration = Duration::from_secs(3);
-/// How long a request for a key may take; an agent answers within a few seconds, whatever happens.
+/// How long a request for a key may take, if no large value is on its way: an agent answers within a few
+/// seconds, whatever happens.
 const KEY_WITHIN: Duration = Duration::from_secs(15);
 /// How many keys are asked for at once.
 const PAGE: usize = 1000;
@@ -140,11 +142,12 @@ impl Client {
         value: Option<Bytes>,
         ttl: Option<u64>,
     ) -> Result<KeyAnswer> {
+        let within = key_within(value.as_ref().map_or(0, Bytes::len));
         let mut request = self.key_request(agent, method, key);
         if let Some(value) = value {
             request = request.body(value);
         }
-        answer(with_ttl(request, ttl), agent).await
+        answer(with_ttl(request, ttl), agent, within).await
     }
 
     /// [`Self::key`] with the media type of the value.
@@ -156,11 +159,12 @@ impl Client {
         value: Option<(&str, &Bytes)>,
         ttl: Option<u64>,
     ) -> Result<KeyAnswer> {
+        let within = key_within(value.map_or(0, |(_, value)| value.len()));
         let mut request = self.key_request(agent, method, key);
         if let Some((content_type, value)) = value {
             request = request.header(CONTENT_TYPE, content_type).body(value.clone());
         }
-        answer(with_ttl(request, ttl), agent).await
+        answer(with_ttl(request, ttl), agent, within).await
     }
 
     /// A page of all keys from a place on, as [`KeyList`] if it is a success.
@@ -171,7 +175,7 @@ impl Client {
         limit: usize,
     ) -> Result<KeyAnswer> {
         let url = format!("{agent}{}?limit={limit}{}", path::KV, after(cursor));
-        answer(self.http.get(url).timeout(KEY_WITHIN), agent).await
+        answer(self.http.get(url), agent, KEY_WITHIN).await
     }
 
     /// A page of the keys that an agent holds itself, from a place on.
@@ -202,7 +206,7 @@ impl Client {
         if let Some(place) = place {
             request = request.header("last-event-id", place);
         }
-        let answer = tokio::time::timeout(KEY_WITHIN, request.send()).await;
+        let answer = timeout(KEY_WITHIN, request.send()).await;
         let failed = || format!("no answer from the agent at {agent}");
         let response = answer.map_err(|_| Error::new(failed()))?.during(failed)?;
         let status = response.status();
@@ -215,7 +219,7 @@ impl Client {
 
     fn key_request(&self, agent: &str, method: Method, key: &str) -> RequestBuilder {
         let url = format!("{agent}{}/{}", path::KV, encode(key));
-        self.http.request(method, url).timeout(KEY_WITHIN)
+        self.http.request(method, url)
     }
 
     fn admin(&self, agent: &str, path: &str) -> RequestBuilder {
@@ -246,9 +250,19 @@ fn with_ttl(request: RequestBuilder, seconds: Option<u64>) -> RequestBuilder {
     }
 }
 
-async fn answer(request: RequestBuilder, agent: &str) -> Result<KeyAnswer> {
+/// How long a request with a value of so many bytes may take, or the answer with one: to the agent, from
+/// there to another one, and from that to the others.
+fn key_within(bytes: usize) -> Duration {
+    KEY_WITHIN + sky_chord::patience(bytes) * 3
+}
+
+/// The answer, which has to begin within this time.
+async fn answer(request: RequestBuilder, agent: &str, within: Duration) -> Result<KeyAnswer> {
     let failed = || format!("no answer from the agent at {agent}");
-    let response = request.send().await.during(failed)?;
+    let late = |_| Error::new(failed());
+    let response = timeout(within, request.send()).await.map_err(late)?.during(failed)?;
+    let length = response.content_length().unwrap_or_default();
+    let within = key_within(usize::try_from(length).unwrap_or_default().min(MAX_VALUE_BYTES));
     let header = |name| {
         let value = response.headers().get(name).and_then(|value| value.to_str().ok());
         value.map(str::to_owned)
@@ -258,7 +272,7 @@ async fn answer(request: RequestBuilder, agent: &str) -> Result<KeyAnswer> {
         etag: header(ETAG),
         content_type: header(CONTENT_TYPE),
         ttl: header(TTL).and_then(|text| text.parse().ok()),
-        body: response.bytes().await.during(failed)?,
+        body: timeout(within, response.bytes()).await.map_err(late)?.during(failed)?,
     })
 }
 

@@ -39,6 +39,7 @@ mod pool;
 pub mod printer;
 pub mod provider;
 mod ranges;
+mod room;
 mod sse;
 pub mod state;
 pub mod timing;

@@ -1,5 +1,6 @@
 //! What a node is: the values that plans, providers and reports have in common.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
@@ -62,9 +63,15 @@ pub struct Launch {
     pub tie_breaker: Option<Id>,
 }
 
-impl Launch {
-    /// The agent's arguments. Secrets are not among them: every user of a machine can read those.
-    pub fn arguments(&self, agent: &Agent, data: &str) -> Vec<String> {
+/// What an agent is told that an inventory may change: flags, each with its value.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told(BTreeMap<String, String>);
+
+impl Told {
+    const FLAGS: [&'static str; 3] = ["--log-format", "--repair-after", "--max-value-bytes"];
+
+    /// What the agent of this node would be told now.
+    pub fn wanted(agent: &Agent, node: &NodeSpec) -> Self {
         let log = match agent.log {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
@@ -72,9 +79,23 @@ impl Launch {
         let repair_after = match parse_duration(&agent.repair_after) {
             Some(time) => time.as_secs(),
             // Machines of a cloud take longer to come back than processes.
-            None if self.node.host.is_some_and(|host| !host.is_loopback()) => 120,
+            None if node.host.is_some_and(|host| !host.is_loopback()) => 120,
             None => 10,
         };
+        let values = [log.to_owned(), repair_after.to_string(), agent.max_value_bytes.to_string()];
+        Self(Self::FLAGS.map(str::to_owned).into_iter().zip(values).collect())
+    }
+
+    /// What an agent with these arguments was told.
+    pub fn among(arguments: &[String]) -> Self {
+        let pairs = arguments.windows(2).filter(|pair| Self::FLAGS.contains(&pair[0].as_str()));
+        Self(pairs.map(|pair| (pair[0].clone(), pair[1].clone())).collect())
+    }
+}
+
+impl Launch {
+    /// The agent's arguments. Secrets are not among them: every user of a machine can read those.
+    pub fn arguments(&self, agent: &Agent, data: &str) -> Vec<String> {
         let mut arguments = vec!["--wait-for-init".to_owned()];
         for (flag, value) in [
             ("--name", self.node.name.clone()),
@@ -82,13 +103,12 @@ impl Launch {
             ("--port", self.node.port.to_string()),
             ("--id", self.node.id.to_string()),
             ("--data", data.to_owned()),
-            ("--log-format", log.to_owned()),
-            ("--repair-after", repair_after.to_string()),
             ("--replicas", self.replicas.to_string()),
-            ("--max-value-bytes", agent.max_value_bytes.to_string()),
         ] {
             arguments.extend([flag.to_owned(), value]);
         }
+        let Told(told) = Told::wanted(agent, &self.node);
+        arguments.extend(told.into_iter().flat_map(|(flag, value)| [flag, value]));
         if let Some(position) = self.tie_breaker {
             arguments.extend(["--tie-breaker".to_owned(), position.to_string()]);
         }

@@ -14,6 +14,7 @@ use crate::client::{self, Client, KeyAnswer};
 use crate::deployment::Deployment;
 use crate::error::{During, Error, Result};
 use crate::observe::NodeState;
+use crate::room::Room;
 
 /// How many requests are under way at once.
 const AT_ONCE: usize = 64;
@@ -33,6 +34,7 @@ pub(crate) struct Pool<'a> {
     turn: Cell<usize>,
     looked: Cell<Instant>,
     slots: Semaphore,
+    room: Room,
 }
 
 struct Agent {
@@ -49,6 +51,7 @@ impl<'a> Pool<'a> {
             turn: Cell::new(0),
             looked: Cell::new(Instant::now()),
             slots: Semaphore::new(AT_ONCE),
+            room: Room::new(),
         };
         pool.take(deployment.agents().await?);
         Ok(pool)
@@ -75,15 +78,29 @@ impl<'a> Pool<'a> {
         answer.json()
     }
 
-    /// One request for a key. The answer is a success, or says that the key is there (409) or not (404).
-    pub(crate) async fn key(
+    /// The value of a key, of about so many bytes. The answer is a success, or says that the key is not
+    /// there (404). The value takes its room as long as somebody has it.
+    pub(crate) async fn get(&self, key: &str, bytes: usize) -> Result<Answered> {
+        let place = self.room.take(bytes).await;
+        let get = async |client: &Client, agent: &str| {
+            client.key(agent, Method::GET, key, None, None).await
+        };
+        let mut answered = self.ask(get).await?;
+        answered.answer.body = place.hold(answered.answer.body);
+        Ok(answered)
+    }
+
+    /// Stores a value. The answer is a success, or says that the key is there (409).
+    pub(crate) async fn store(
         &self,
         method: &Method,
         key: &str,
-        value: Option<(&str, &Bytes)>,
+        (content_type, value): (&str, &Bytes),
         ttl: Option<u64>,
     ) -> Result<Answered> {
+        let _place = self.room.take(value.len()).await;
         self.ask(async |client, agent| {
+            let value = Some((content_type, value));
             client.typed_key(agent, method.clone(), key, value, ttl).await
         })
         .await

@@ -140,6 +140,32 @@ async fn survives_its_nodes(ring: &Ring) {
     assert!(is_empty(&ring.home()), "something is left in {}", ring.home().display());
 }
 
+#[tokio::test]
+async fn containers_get_new_settings_by_an_upgrade() {
+    let found = sky_deploy::provider::docker::Engine::find().await;
+    if !need::is_met(found.is_ok(), "a Docker engine") {
+        return;
+    }
+    let ring = Ring::new("docker", 3, 15_450);
+    let (http, large) = (client(), vec![7; 2 << 20]);
+    ring.must(&["apply", "--detach"]);
+    let url = format!("{}/kv/large", ring.nodes()[1].url);
+    let store = async || http.put(&url).body(large.clone()).send().await.unwrap().status();
+    assert_eq!(store().await, StatusCode::PAYLOAD_TOO_LARGE);
+    ring.tell_agents("max_value_bytes: 4000000");
+    let output = ring.run(&["apply", "--detach"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("run with other settings"), "{text}");
+    assert_eq!(store().await, StatusCode::PAYLOAD_TOO_LARGE);
+    ring.must(&["upgrade", "--yes"]);
+    assert_eq!(store().await, StatusCode::CREATED);
+    let nodes = ring.nodes();
+    let output = ring.run(&["upgrade", "--yes"]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("0 of 3 nodes renewed"), "{text}");
+    assert_eq!(ring.nodes(), nodes);
+}
+
 fn is_empty(folder: &Path) -> bool {
     std::fs::read_dir(folder).unwrap().next().is_none()
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 #![expect(clippy::print_stderr, reason = "times are a report, and no condition")]
 
+#[allow(dead_code, reason = "each test program uses its own part")]
 #[path = "parts/ring.rs"]
 mod ring;
 

@@ -4,9 +4,11 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Read};
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Block, Damage, Frame, Header, Reader, Trailer, Writer};
+use crate::room::Room;
 
 /// Blocks that may wait for a thread, or for whoever reads them.
 const WAITING: usize = 8;
@@ -71,9 +73,10 @@ pub(crate) enum Part {
 }
 
 impl Feed {
-    /// Starts the thread.
+    /// Starts the thread. It waits while too many large values are held by whoever takes the parts.
     pub(crate) fn start(input: Box<dyn Read + Send>) -> Self {
         let (sender, parts) = mpsc::channel(WAITING);
+        let (room, runtime) = (Room::new(), Handle::current());
         std::thread::spawn(move || {
             let read = || {
                 let mut reader = Reader::open(input)?;
@@ -83,7 +86,7 @@ impl Feed {
                     && let Some(frame) = reader.next()?
                 {
                     wanted = sender.blocking_send(Ok(match frame {
-                        Frame::Block(block) => Part::Block(block),
+                        Frame::Block(block) => Part::Block(runtime.block_on(hold(&room, block))),
                         Frame::Trailer(trailer) => Part::End(trailer),
                     }));
                 }
@@ -100,4 +103,13 @@ impl Feed {
     pub(crate) async fn next(&mut self) -> Result<Option<Part>, Damage> {
         self.parts.recv().await.transpose()
     }
+}
+
+/// A block whose large values take their room.
+async fn hold(room: &Room, mut block: Block) -> Block {
+    for entry in &mut block.entries {
+        let place = room.take(entry.value.len()).await;
+        entry.value = place.hold(std::mem::take(&mut entry.value));
+    }
+    block
 }

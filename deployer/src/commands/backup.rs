@@ -13,7 +13,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use reqwest::{Method, StatusCode};
+use reqwest::StatusCode;
 use serde::Serialize;
 use sky_api::KeyEntry;
 use sky_chord::{Cursor, Id, Key};
@@ -339,7 +339,7 @@ fn block_length(keys: &[KeyEntry]) -> usize {
 /// The values of these keys, without those that are gone by now.
 async fn values(pool: &Pool<'_>, keys: &[KeyEntry], progress: &Progress) -> Result<Vec<Entry>> {
     let read = stream::iter(keys).map(|listed| async {
-        let found = value(pool, &listed.key).await?;
+        let found = value(pool, &listed.key, listed.size as usize).await?;
         if let Some(entry) = &found {
             progress.keys.set(progress.keys.get() + 1);
             progress.bytes.set(progress.bytes.get() + entry.value.len() as u64);
@@ -350,9 +350,9 @@ async fn values(pool: &Pool<'_>, keys: &[KeyEntry], progress: &Progress) -> Resu
     Ok(found.into_iter().flatten().collect())
 }
 
-/// A key with its value; none if it does not exist.
-pub(super) async fn value(pool: &Pool<'_>, key: &str) -> Result<Option<Entry>> {
-    let found = pool.key(&Method::GET, key, None, None).await?;
+/// A key with its value, of about so many bytes; none if it does not exist.
+pub(super) async fn value(pool: &Pool<'_>, key: &str, bytes: usize) -> Result<Option<Entry>> {
+    let found = pool.get(key, bytes).await?;
     if found.answer.status == StatusCode::NOT_FOUND {
         return Ok(None);
     }

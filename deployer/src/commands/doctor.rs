@@ -318,6 +318,17 @@ async fn running(findings: &mut Findings, deployment: &Deployment, nodes: &[Sigh
         ),
         Err(error) => findings.error("program", error),
     }
+    match deployment.provider.told_otherwise().await {
+        Ok(others) if others.is_empty() => {
+            findings.ok("settings", "all nodes have those under `agent`")
+        }
+        Ok(others) => findings.warn(
+            "settings",
+            format!("{} run with other ones than stand under `agent`", others.join(", ")),
+            "`sky-deploy upgrade` gives them these, one by one",
+        ),
+        Err(error) => findings.error("settings", error),
+    }
     let mut furthest = Duration::ZERO;
     for seen in nodes.iter().filter(|seen| seen.state == NodeState::Up) {
         let Ok((clock, took)) = deployment.client.clock(&seen.url).await else { continue };

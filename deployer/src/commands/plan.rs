@@ -8,6 +8,7 @@ use crate::amount;
 use crate::cli::Preflight;
 use crate::deployment::Deployment;
 use crate::error::Result;
+use crate::inventory::ProviderKind;
 use crate::plan::{Plan, Share, Step};
 
 /// There is something to do.
@@ -38,6 +39,10 @@ pub(super) async fn make(deployment: &Deployment, preflight: Preflight) -> Resul
     let observed = deployment.observe().await?;
     let kind = deployment.provider.kind();
     let mut plan = crate::plan::plan(&deployment.inventory, kind, &deployment.why, &observed)?;
+    // In a cloud every server would have to be logged in to.
+    if kind != ProviderKind::Openstack {
+        plan.warnings.extend(told_otherwise(&deployment.provider.told_otherwise().await?));
+    }
     match deployment.provider.outlook(&plan.created()).await {
         Ok(outlook) => Ok(plan.with(outlook)),
         Err(error) if preflight.skip_preflight => {
@@ -46,6 +51,18 @@ pub(super) async fn make(deployment: &Deployment, preflight: Preflight) -> Resul
         }
         Err(error) => Err(error),
     }
+}
+
+/// That nodes run with other settings than the inventory has, if any do.
+fn told_otherwise(nodes: &[String]) -> Option<String> {
+    let run = if nodes.len() == 1 { "runs" } else { "run" };
+    let names = nodes.join(", ");
+    (!nodes.is_empty()).then(|| {
+        format!(
+            "{names} {run} with other settings than stand under `agent`: `sky-deploy upgrade` changes \
+             that, node by node"
+        )
+    })
 }
 
 /// A plan for people, line by line.

@@ -369,14 +369,14 @@ impl Job<'_> {
             Existing::Overwrite => Method::PUT,
             Existing::Refuse | Existing::Skip => Method::POST,
         };
-        let answered = self.pool.key(&method, key, Some((content_type, value)), ttl).await?;
+        let answered = self.pool.store(&method, key, (content_type, value), ttl).await?;
         add(&self.counts.bytes, value.len() as u64);
         if answered.answer.status != StatusCode::CONFLICT {
             answered.success()?;
             add(&self.counts.stored, 1);
             return Ok(());
         }
-        let there = backup::value(self.pool, key).await?;
+        let there = backup::value(self.pool, key, value.len()).await?;
         if there.is_some_and(|there| there.holds_the_same(entry)) {
             add(&self.counts.present, 1);
         } else {
@@ -394,7 +394,7 @@ impl Job<'_> {
         let check = |entry: Entry| {
             let (right, missing, other, counts) = (&right, &missing, &other, &counts);
             async move {
-                match backup::value(self.pool, &entry.key).await? {
+                match backup::value(self.pool, &entry.key, entry.value.len()).await? {
                     Some(found) if found.holds_the_same(&entry) => add(right, 1),
                     // It was gone before, or is by now; clocks may differ by a little.
                     None if entry.left(now()).is_some_and(|left| left <= CLOCKS_APART) => {}

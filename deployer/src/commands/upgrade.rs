@@ -1,4 +1,4 @@
-//! `upgrade`: every node gets the program of this process, one after the other. The ring must be right
+//! `upgrade`: every node gets the program of this process and what stands under `agent`, one after the other. The ring must be right
 //! before each of them, so that no key ever misses two copies.
 
 use std::path::Path;
@@ -38,7 +38,10 @@ pub(super) async fn run(context: &Context<'_>, path: &Path) -> Result<ExitCode> 
             .hint("a ring is upgraded when all its nodes are up: `sky-deploy apply` first"));
     }
     context
-        .confirm(&format!("Give the {} nodes of {ring} this program, one by one?", seen.len()))
+        .confirm(&format!(
+            "Give the {} nodes of {ring} this program and these settings, one by one?",
+            seen.len()
+        ))
         .await?;
     let _lock = deployment.folder.lock("upgrade")?;
     let nodes: Vec<NodeSpec> = seen.into_iter().map(|seen| seen.node).collect();
@@ -53,7 +56,7 @@ pub(super) async fn run(context: &Context<'_>, path: &Path) -> Result<ExitCode> 
             progress.done(begun, "renew", Some(&node.name), format_args!("{} renewed", node.name));
             apply::wait_until_right(&deployment, &nodes, &progress).await?;
         } else {
-            let said = format_args!("{} has this program", node.name);
+            let said = format_args!("{} has this program and these settings", node.name);
             progress.done(begun, "renew", Some(&node.name), said);
         }
     }

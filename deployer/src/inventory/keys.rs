@@ -85,7 +85,7 @@ static NODE: &[Key] = &[
 
 static AGENT: &[Key] = &[
     key("port", Kind::Number(1, 65_535)),
-    key("max_value_bytes", Kind::Number(1, 8 << 20)),
+    key("max_value_bytes", Kind::Number(1, sky_api::MAX_VALUE_BYTES as u64)),
     key("repair_after", Kind::Text(&REPAIR_AFTER)),
     key("log", Kind::Choice(&["text", "json"])),
 ];

@@ -25,7 +25,7 @@ use tokio::sync::OnceCell;
 use super::{Doing, Fact, LogRequest, Provider, Rendered, Said, Site, lines, not_running};
 use crate::error::{During, Result};
 use crate::inventory::ProviderKind;
-use crate::node::{Handle, LOOPBACK, Launch, Machine, MachineState, NodeSpec};
+use crate::node::{Handle, LOOPBACK, Launch, Machine, MachineState, NodeSpec, Told};
 use crate::outlook::Leftover;
 use crate::state::Secrets;
 pub use engine::Engine;
@@ -162,17 +162,16 @@ impl Containers {
         Ok(machines)
     }
 
-    /// Makes the container of a node anew if it has another image.
+    /// Makes the container of a node anew if it has another image, or was told something else.
     async fn replace(&self, launch: &Launch) -> Result<bool> {
         let image = self.image().await?.to_owned();
-        let containers = self.containers().await?;
         let name = &launch.node.name;
-        let is_it = |container: &&ContainerSummary| {
-            container.labels.as_ref().and_then(spec).is_some_and(|node| node.name == *name)
-        };
-        let current = containers.iter().find(is_it).and_then(|container| container.image.as_ref());
-        if current == Some(&image) {
-            return Ok(false);
+        for container in self.containers().await? {
+            let is_it = container.labels.as_ref().and_then(spec).is_some_and(|it| it.name == *name);
+            if is_it && container.image.as_ref() == Some(&image) && self.is_told(&container).await?
+            {
+                return Ok(false);
+            }
         }
         self.remove(name, true).await?;
         self.launch(launch).await?;
@@ -181,15 +180,42 @@ impl Containers {
         Ok(true)
     }
 
+    async fn running(&self) -> Result<Vec<ContainerSummary>> {
+        let mut containers = self.containers().await?;
+        containers.retain(|it| it.state == Some(ContainerSummaryStateEnum::RUNNING));
+        Ok(containers)
+    }
+
     /// The nodes whose container runs and has another image than a new one would have.
     pub(super) async fn of_another_image(&self) -> Result<Vec<String>> {
         let image = image_name(&self.site, self.registry.as_deref())?;
-        let runs = |container: &ContainerSummary| {
-            container.state == Some(ContainerSummaryStateEnum::RUNNING)
-        };
-        let containers = self.containers().await?.into_iter().filter(runs);
+        let containers = self.running().await?.into_iter();
         let others = containers.filter(|container| container.image.as_ref() != Some(&image));
         Ok(others.filter_map(|other| Some(spec(other.labels.as_ref()?)?.name)).collect())
+    }
+
+    /// The nodes whose container runs and was told something else than a new one would be.
+    pub(super) async fn of_other_settings(&self) -> Result<Vec<String>> {
+        let mut others = Vec::new();
+        for container in self.running().await? {
+            if !self.is_told(&container).await? {
+                let node = container.labels.as_ref().and_then(spec);
+                others.extend(node.map(|node| node.name));
+            }
+        }
+        Ok(others)
+    }
+
+    /// Whether a container was told what a new one would be.
+    async fn is_told(&self, container: &ContainerSummary) -> Result<bool> {
+        let (Some(id), Some(node)) = (&container.id, container.labels.as_ref().and_then(spec))
+        else {
+            return Ok(true);
+        };
+        let found = self.docker().inspect_container(id, None).await;
+        let found = found.during(|| format!("cannot look at the container {id}"))?;
+        let arguments = found.config.and_then(|config| config.cmd).unwrap_or_default();
+        Ok(Told::among(&arguments) == Told::wanted(&self.site.agent, &node))
     }
 
     /// Removes the images that this program made and no container uses.
@@ -467,6 +493,10 @@ impl Provider for Containers {
 
     fn outdated(&self) -> Doing<'_, Vec<String>> {
         self.of_another_image().boxed()
+    }
+
+    fn told_otherwise(&self) -> Doing<'_, Vec<String>> {
+        self.of_other_settings().boxed()
     }
 
     fn recall(&self) -> Doing<'_, Option<Secrets>> {

@@ -117,7 +117,8 @@ pub trait Provider: Send + Sync {
     /// Ends a node and removes it; its data too unless `keep_data`.
     fn delete<'a>(&'a self, name: &'a str, keep_data: bool) -> Doing<'a, ()>;
 
-    /// Gives a node the program of this process, on the data it has. False if it had it already.
+    /// Gives a node the program of this process, and tells it what the inventory says now, on the data it
+    /// has. False if it runs that already.
     fn renew<'a>(&'a self, launch: &'a Launch) -> Doing<'a, bool>;
 
     /// Removes what the nodes shared, after the last one is gone.
@@ -134,6 +135,9 @@ pub trait Provider: Send + Sync {
 
     /// The nodes that run another program than this one, or than what the inventory names.
     fn outdated(&self) -> Doing<'_, Vec<String>>;
+
+    /// The nodes that run and were told something else than what the inventory says now.
+    fn told_otherwise(&self) -> Doing<'_, Vec<String>>;
 
     /// What the agents of the ring share, as one of its nodes knows it: for a machine that has lost it.
     /// None if no node can be asked.

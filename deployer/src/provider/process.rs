@@ -22,9 +22,9 @@ use tokio::io::unix::AsyncFd;
 use super::lines::{Cutter, LogLine, wanted_of};
 use super::{Doing, LogRequest, Provider, Rendered, Said, Site, not_running};
 use crate::error::{During, Error, Result};
-use crate::inventory::ProviderKind;
+use crate::inventory::{Agent, ProviderKind};
 use crate::machine::boot_id;
-use crate::node::{Handle, Launch, Machine, MachineState, NodeSpec};
+use crate::node::{Handle, Launch, Machine, MachineState, NodeSpec, Told};
 use crate::outlook::Leftover;
 use crate::state::{self, Secrets};
 
@@ -50,6 +50,9 @@ struct Record {
     node: NodeSpec,
     /// The copy of the program it runs: a rebuilt one does not disturb it.
     program: PathBuf,
+    /// What it was told when it was started; not written down in earlier versions.
+    #[serde(default)]
+    told: Option<Told>,
     process: Option<Identity>,
 }
 
@@ -71,6 +74,11 @@ struct Stat {
 }
 
 impl Record {
+    /// Whether it was told what a new one would be, as far as that is written down.
+    fn is_told(&self, agent: &Agent) -> bool {
+        self.told.as_ref().is_none_or(|told| *told == Told::wanted(agent, &self.node))
+    }
+
     /// The copy of the program it goes on with, if that is there.
     fn kept_program(self) -> Option<PathBuf> {
         Some(self.program).filter(|program| program.exists())
@@ -93,6 +101,26 @@ impl Processes {
 
     fn data(&self, name: &str) -> PathBuf {
         self.node(name).join("data")
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(self.nodes())
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The nodes that live and of whose record this is true.
+    fn living_where(&self, is_it: impl Fn(&Record) -> bool) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for name in self.names() {
+            let record = self.record(&name)?.filter(|record| self.living(record).is_some());
+            found.extend(record.filter(&is_it).map(|_| name));
+        }
+        Ok(found)
     }
 
     fn record(&self, name: &str) -> Result<Option<Record>> {
@@ -148,7 +176,8 @@ impl Processes {
             Some(program) => program,
             None => self.program()?,
         };
-        let mut record = Record { node: node.clone(), program, process: None };
+        let told = Some(Told::wanted(&self.site.agent, node));
+        let mut record = Record { node: node.clone(), program, told, process: None };
         self.write_record(&record)?;
         record.process = Some(self.spawn(launch, &record.program)?);
         self.write_record(&record)
@@ -293,11 +322,14 @@ impl Provider for Processes {
         async move {
             let name = &launch.node.name;
             let program = self.program()?;
-            if self.record(name)?.is_some_and(|record| record.program == program) {
+            let is_as_new =
+                |record: &Record| record.program == program && record.is_told(&self.site.agent);
+            if self.record(name)?.as_ref().is_some_and(is_as_new) {
                 return Ok(false);
             }
             self.end(name).await?;
-            self.write_record(&Record { node: launch.node.clone(), program, process: None })?;
+            let node = launch.node.clone();
+            self.write_record(&Record { node, program, told: None, process: None })?;
             self.launch(launch)?;
             Ok(true)
         }
@@ -309,17 +341,15 @@ impl Provider for Processes {
     }
 
     fn outdated(&self) -> Doing<'_, Vec<String>> {
-        async {
+        let others = || {
             let program = self.copy_of(&self.site.program_bytes()?);
-            let mut outdated = Vec::new();
-            for machine in self.observe().await? {
-                let name = machine.node.name;
-                let record = self.record(&name)?.filter(|record| self.living(record).is_some());
-                outdated.extend(record.filter(|record| record.program != program).map(|_| name));
-            }
-            Ok(outdated)
-        }
-        .boxed()
+            self.living_where(|record| record.program != program)
+        };
+        done(others())
+    }
+
+    fn told_otherwise(&self) -> Doing<'_, Vec<String>> {
+        done(self.living_where(|record| !record.is_told(&self.site.agent)))
     }
 
     fn recall(&self) -> Doing<'_, Option<Secrets>> {
@@ -343,12 +373,7 @@ impl Provider for Processes {
             let note = before.map(|_| "this machine was started again since".to_owned());
             Ok(Some(Machine { note, ..Machine::near(record.node, state, handle) }))
         };
-        let mut names: Vec<String> = std::fs::read_dir(self.nodes())
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .collect();
-        names.sort();
+        let names = self.names();
         done(names.iter().filter_map(|name| machine(name).transpose()).collect())
     }
 

@@ -152,6 +152,34 @@ fn rings_of_all_sizes_hold_the_same_after_a_restore() {
 }
 
 #[test]
+fn large_values_are_restored_when_the_agents_take_them() {
+    let ring = Ring::new("process", 3, 15_670);
+    ring.must(&["apply", "--detach"]);
+    let mut all = content(50, 0);
+    for i in 0..8 {
+        let value: Vec<u8> = (0..12 << 20).map(|at: u32| (at >> 12) as u8 ^ i).collect();
+        all.insert(format!("huge/{i}"), ("video/mp4".to_owned(), value));
+    }
+    save(&ring, "all", &sky_file::write(&all, "5"));
+    let text = fails(&ring, &["restore", "all", "--yes"]);
+    assert!(text.contains("The value is larger than 1048576 bytes"), "{text}");
+
+    ring.tell_agents("max_value_bytes: 16777216");
+    let text = said(&ring.run(&["plan"]));
+    let told =
+        "run with other settings than stand under `agent`: `sky-deploy upgrade` changes that";
+    assert!(text.contains("no changes") && text.contains(told), "{text}");
+    let text = said(&ring.run(&["upgrade", "--yes"]));
+    assert!(text.contains("3 of 3 nodes renewed"), "{text}");
+    let text = said(&ring.run(&["plan"]));
+    assert!(text.contains("no changes") && !text.contains("settings"), "{text}");
+
+    ring.must(&["restore", "all", "--yes", "--skip-existing", "--verify"]);
+    assert_eq!(held(&ring, "again").0, all);
+    ring.must(&["check"]);
+}
+
+#[test]
 fn damaged_files_are_refused_and_keys_that_exist_are_respected() {
     let ring = Ring::new("process", 3, 15_640);
     ring.must(&["apply", "--detach"]);

@@ -50,6 +50,13 @@ impl Ring {
         std::fs::write(self.folder.path().join("inventory.yaml"), text).unwrap();
     }
 
+    /// Adds settings of the agents to the inventory, such as `log: json`.
+    pub(crate) fn tell_agents(&self, settings: &str) {
+        let path = self.folder.path().join("inventory.yaml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, text.replace("agent: {", &format!("agent: {{{settings}, "))).unwrap();
+    }
+
     pub(crate) fn home(&self) -> PathBuf {
         self.folder.path().join("state")
     }

@@ -249,6 +249,15 @@ impl Guests {
         self.guest(place, gateway).await?.containers.of_another_image().await
     }
 
+    /// Its node, if its agent was told something else than a new one would be.
+    pub(super) async fn told_otherwise(
+        &self,
+        place: &Place,
+        gateway: Option<&Place>,
+    ) -> Result<Vec<String>> {
+        self.guest(place, gateway).await?.containers.of_other_settings().await
+    }
+
     /// The engine of a server that may have booted a moment ago.
     async fn started(&self, place: &Place, gateway: Option<&Place>) -> Result<Arc<Guest>> {
         let begun = Instant::now();

@@ -508,6 +508,20 @@ impl Provider for Servers {
         .boxed()
     }
 
+    fn told_otherwise(&self) -> Doing<'_, Vec<String>> {
+        async {
+            let owned = self.lately().await?;
+            let gateway = self.gateway(&owned);
+            let mut others = Vec::new();
+            for name in self.nodes(&owned).keys() {
+                let Ok((place, _)) = self.running(name).await else { continue };
+                others.extend(self.guests.told_otherwise(&place, gateway.as_ref()).await?);
+            }
+            Ok(others)
+        }
+        .boxed()
+    }
+
     fn recall(&self) -> Doing<'_, Option<Secrets>> {
         async {
             let owned = self.owned().await?;
