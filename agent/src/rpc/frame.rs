@@ -7,9 +7,8 @@ use serde::{Deserialize, Serialize};
 use sky_chord::{Message, RingId};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// The longest frame between peers that know each other: the largest value, and room to spare for what
-/// belongs to it.
-pub(super) const LONGEST: usize = sky_api::MAX_VALUE_BYTES + (1 << 20);
+/// The longest frame between peers that know each other: the largest value with room to spare for lists.
+pub(super) const LONGEST: usize = 2 * sky_api::MAX_VALUE_BYTES;
 
 /// A buffer that was needed for one long frame is not kept for short ones.
 const KEPT_BUFFER: usize = 1 << 20;

@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LARGE: usize = 64 << 10;
 
 /// How many KiB of frames with large values are read at once, of all peers together.
-const LARGE_KIB: usize = 192 << 10;
+const LARGE_KIB: usize = 64 << 10;
 
 /// Different complaints that are remembered, so that each is logged once.
 const COMPLAINTS: usize = 1000;

@@ -1,4 +1,4 @@
-//! Values of up to 64 MiB: stored, read and replaced through any agent of a ring, without filling the
+//! Values as large as they may be: stored, read and replaced through any agent of a ring, without filling the
 //! memory of one, and without keeping others waiting.
 
 use std::time::Duration;
@@ -27,7 +27,7 @@ fn value(number: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// A ring of three that takes values of 64 MiB.
+/// A ring of three that takes the largest values.
 async fn ring() -> [Agent; 3] {
     let most = LARGEST.to_string();
     let first = Agent::start(&["--max-value-bytes", &most]).await;
@@ -77,17 +77,17 @@ async fn the_largest_value_goes_through_any_agent() {
     assert_eq!(read.status(), StatusCode::NOT_FOUND);
 }
 
-/// Sends a request until it is not refused for want of memory. How often it was.
+/// Sends a request until it is answered. How often it was refused for want of memory.
 async fn insist(request: impl Fn() -> reqwest::RequestBuilder) -> (reqwest::Response, u32) {
     let mut refused = 0;
     loop {
         let answer = request().send().await.unwrap();
-        if answer.status() != StatusCode::SERVICE_UNAVAILABLE {
+        let later = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
+        if !later.contains(&answer.status()) {
             return (answer, refused);
         }
         let problem: serde_json::Value = answer.json().await.unwrap();
-        assert_eq!(problem["code"], "overloaded", "{problem}");
-        refused += 1;
+        refused += u32::from(problem["code"] == "overloaded");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -96,18 +96,18 @@ async fn insist(request: impl Fn() -> reqwest::RequestBuilder) -> (reqwest::Resp
 async fn many_at_once_fill_no_memory_and_stop_nobody() {
     let _turn = TURN.lock().await;
     /// How many there are, and how many clients want one at a moment.
-    const VALUES: u64 = 24;
-    const AT_ONCE: usize = 12;
+    const VALUES: u64 = 72;
+    const AT_ONCE: usize = 36;
     let ring = ring().await;
     let before = ring.each_ref().map(Agent::memory_peak);
     let large = async {
         let stored = stream::iter(0..VALUES).map(|number| {
             let agent = &ring[0];
             async move {
-                let bytes = bytes::Bytes::from(value(number, LARGEST / 2));
+                let bytes = bytes::Bytes::from(value(number, LARGEST));
                 let path = format!("/kv/large/{number}");
                 let (stored, refused) = insist(|| agent.put(&path, bytes.clone())).await;
-                assert_eq!(stored.status(), StatusCode::CREATED, "{number}");
+                assert!(stored.status().is_success(), "{number}: {}", stored.status());
                 refused
             }
         });
@@ -116,7 +116,7 @@ async fn many_at_once_fill_no_memory_and_stop_nobody() {
             let agent = &ring[1];
             async move {
                 let (read, refused) = insist(|| agent.get(&format!("/kv/large/{number}"))).await;
-                assert!(read.bytes().await.unwrap() == value(number, LARGEST / 2), "{number}");
+                assert!(read.bytes().await.unwrap() == value(number, LARGEST), "{number}");
                 refused
             }
         });
@@ -124,25 +124,35 @@ async fn many_at_once_fill_no_memory_and_stop_nobody() {
         refused + read
     };
     let mut large = std::pin::pin!(large);
-    let mut small = 0;
+    let (mut small, mut sent) = (0, 0);
     let refused = loop {
-        let agent = &ring[small % 3];
-        let path = format!("/kv/small/{small}");
+        let agent = &ring[sent % 3];
+        let path = format!("/kv/small/{sent}");
         let work = async {
             let stored = agent.put(&path, "small").send().await.unwrap();
-            assert_eq!(stored.status(), StatusCode::CREATED, "{path}");
+            match stored.status() {
+                StatusCode::CREATED => {}
+                // No answer in time is promised while the disks are that busy.
+                StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => return false,
+                other => panic!("{path}: {other}"),
+            }
             let read = agent.get(&path).send().await.unwrap();
-            assert_eq!(read.text().await.unwrap(), "small");
+            match read.status() {
+                StatusCode::OK => assert_eq!(read.text().await.unwrap(), "small"),
+                StatusCode::SERVICE_UNAVAILABLE => {}
+                other => panic!("{path}: {other}"),
+            }
+            true
         };
         tokio::select! {
             refused = &mut large => break refused,
-            () = work => small += 1,
+            done = work => (small, sent) = (small + u32::from(done), sent + 1),
         }
     };
-    assert!(small > 10, "only {small} small values were stored meanwhile");
+    assert!(small > 10, "only {small} of {sent} small values were stored meanwhile");
     assert!(refused > 0, "there was memory for all: the test is too easy");
     let peaks: Vec<_> =
         ring.iter().zip(before).map(|(agent, before)| agent.memory_peak() - before).collect();
-    println!("{small} small ones meanwhile, {refused} refusals, {peaks:?} MiB more");
+    println!("{small} of {sent} small ones meanwhile, {refused} refusals, {peaks:?} MiB more");
     assert!(peaks.iter().all(|peak| *peak < 1536), "{peaks:?} MiB more than before");
 }

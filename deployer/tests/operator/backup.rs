@@ -157,14 +157,14 @@ fn large_values_are_restored_when_the_agents_take_them() {
     ring.must(&["apply", "--detach"]);
     let mut all = content(50, 0);
     for i in 0..8 {
-        let value: Vec<u8> = (0..12 << 20).map(|at: u32| (at >> 12) as u8 ^ i).collect();
+        let value: Vec<u8> = (0..7 << 20).map(|at: u32| (at >> 12) as u8 ^ i).collect();
         all.insert(format!("huge/{i}"), ("video/mp4".to_owned(), value));
     }
     save(&ring, "all", &sky_file::write(&all, "5"));
     let text = fails(&ring, &["restore", "all", "--yes"]);
     assert!(text.contains("The value is larger than 1048576 bytes"), "{text}");
 
-    ring.tell_agents("max_value_bytes: 16777216");
+    ring.tell_agents("max_value_bytes: 8388608");
     let text = said(&ring.run(&["plan"]));
     let told =
         "run with other settings than stand under `agent`: `sky-deploy upgrade` changes that";

@@ -199,6 +199,7 @@ impl Ranges {
             .candidates(w, pending)
             .into_iter()
             .find(|peer| !pending.asked.contains(&peer.node));
+        let longer = self.patience_for(&pending.operation);
         let Some(peer) = next else {
             // Everybody was asked. Those still at work may answer; if nobody is, a new turn begins.
             let Some(pending) = self.operations.pending.get_mut(&id) else { return };
@@ -219,9 +220,7 @@ impl Ranges {
         pending.asked.insert(peer.node);
         pending.open.insert(peer.node);
         pending.last = Some(peer.node);
-        let hedge = (w.members.rto(&peer.node) * 2).clamp(HEDGE.0, HEDGE.1)
-            // To the member, and from there to the others.
-            + patience(pending.operation.value_bytes()) * 2;
+        let hedge = (w.members.rto(&peer.node) * 2).clamp(HEDGE.0, HEDGE.1) + longer;
         self.wake_operation(w, id, (now + hedge).min(deadline));
         let Some(pending) = self.operations.pending.get(&id) else { return };
         let &Pending { request, stamp, sole, .. } = pending;
@@ -240,6 +239,17 @@ impl Ranges {
                 operation: Box::new(operation),
             };
             w.ctx.call(&peer, question, RangeCall::Forward(id).into(), budget);
+        }
+    }
+
+    /// How much longer an operation takes than that on a short value, as far as this node knows.
+    fn patience_for(&self, operation: &Operation) -> Duration {
+        match operation {
+            Operation::Get { key, .. } => {
+                self.stored.head(key).map_or(Duration::ZERO, |(head, _)| patience(head.size))
+            }
+            // To the member, and from there to the others.
+            operation => patience(operation.value_bytes()) * 2,
         }
     }
 

@@ -18,6 +18,7 @@ use crate::message::{Body, Refusal};
 use crate::record::{Key, Register};
 use crate::request::{Answer, Failure};
 use crate::settings::Settings;
+use crate::time::patience;
 
 /// The rounds of this process.
 #[derive(Default)]
@@ -465,7 +466,10 @@ impl Ranges {
             return self.fail_round(w, id, failure);
         }
         round.enter(Stage::Waiting);
-        let pause = BACKOFF * (1 << round.attempts.min(5));
+        // Proposers that get in each other's way with a large value need more distance: what one of them sends
+        // has to arrive before the next one begins.
+        let size = round.size.max(round.value_bytes());
+        let pause = (BACKOFF + patience(size) / 16) * (1 << round.attempts.min(5));
         let pause = pause.mul_f64(0.5 + w.ctx.rng.unit());
         let at = w.ctx.now + pause;
         self.wake_at(w.ctx, at, Wake::Round(id));
