@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use sky_agent::config::Secret;
+use sky_agent::metrics::Counters;
 use sky_agent::rpc::Rpc;
 use sky_chord::{Ballot, Body, CallId, Event, Id, Message, NodeId, Peer, Register, RingId, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,6 +22,7 @@ struct Side {
     peer: Peer,
     rpc: Rpc,
     events: mpsc::Receiver<Event>,
+    counters: Arc<Counters>,
 }
 
 fn node(position: u64) -> NodeId {
@@ -40,14 +43,15 @@ impl Side {
         let peer = Peer { node: node(position), address: address.into() };
         let (events, incoming) = mpsc::channel(10_000);
         let secret = secret.map(|secret| Secret::new(secret.as_bytes()));
-        let rpc = Rpc::new(peer.clone(), secret, events, Arc::default());
+        let counters = Arc::<Counters>::default();
+        let rpc = Rpc::new(peer.clone(), secret, events, Arc::clone(&counters));
         let server = rpc.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(server.clone().serve(stream));
             }
         });
-        Self { peer, rpc, events: incoming }
+        Self { peer, rpc, events: incoming, counters }
     }
 
     async fn next(&mut self) -> Event {
@@ -190,12 +194,19 @@ async fn a_queue_that_nobody_empties_has_an_end() {
     let silent = listen("127.0.0.1:0").await;
     let address = silent.local_addr().unwrap().to_string();
     let peer = Peer { node: node(2), address: address.as_str().into() };
-    let value = Value { content_type: "".into(), bytes: vec![0; 1 << 20].into(), ttl: None };
-    let register = Register { value: Some(value), ..Register::ABSENT };
-    let body = Body::Promised { accepted: Ballot::ZERO, register };
-    let long = Message { call: CallId(1), body };
-    let sent = (0..200).take_while(|_| one.rpc.send(&peer, &long)).count();
-    assert!((32..200).contains(&sent), "{sent}");
+    let with_value = |bytes: usize| {
+        let value = Value { content_type: "".into(), bytes: vec![0; bytes].into(), ttl: None };
+        let register = Register { value: Some(value), ..Register::ABSENT };
+        Message { call: CallId(1), body: Body::Promised { accepted: Ballot::ZERO, register } }
+    };
+    let ordinary = with_value(60 << 10);
+    let sent = (0..4000).take_while(|_| one.rpc.send(&peer, &ordinary)).count();
+    assert!((500..4000).contains(&sent), "{sent}");
+    // Large values have a queue of their own. That it is full says nothing of the node.
+    let (large, dropped) = (with_value(1 << 20), || one.counters.messages_dropped.load(Relaxed));
+    let before = dropped();
+    assert!((0..200).all(|_| one.rpc.send(&peer, &large)));
+    assert!((1..200).contains(&(dropped() - before)), "{}", dropped() - before);
 }
 
 #[tokio::test]
