@@ -28,9 +28,6 @@ const COLD: (usize, usize) = (60, 14);
 pub(crate) const PROBES: usize = 16;
 /// How long a probe waits between two requests.
 const PROBE_EVERY: Duration = Duration::from_millis(100);
-/// How many requests of a probe may be open at once: reads, and writes. Of those that nobody knows about all
-/// orders are thought of when histories are judged.
-const OPEN: (usize, usize) = (32, 6);
 /// How long a client thinks.
 const THINKING: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(60));
 /// An agent answers everything within 5 s; silence beyond this is no answer.
@@ -59,8 +56,6 @@ pub(crate) struct Probe {
     pub(crate) begun: u64,
     pub(crate) end: u64,
     pub(crate) succeeded: bool,
-    /// Through which agent, and what that said.
-    pub(crate) via: String,
 }
 
 /// One attempt at a request.
@@ -169,12 +164,12 @@ impl Clients {
     }
 
     /// One request through an agent that is well, given up as soon as it is not.
-    async fn ask_the_well(&self, key: &str, ask: Ask, agent: usize) -> (Outcome, String) {
+    async fn ask_the_well(&self, key: &str, ask: Ask, agent: usize) -> Outcome {
         let begun = self.history.now();
         let Attempt { outcome, etag, said } = self.attempt(agent, key, ask, None, None, true).await;
-        let via = format!("n{agent}:{said}");
-        self.history.add(key, Entry { ask, begun, outcome, etag, via: via.as_str().into() });
-        (outcome, via)
+        let via = format!("n{agent}:{said}").into();
+        self.history.add(key, Entry { ask, begun, outcome, etag, via });
+        outcome
     }
 
     async fn attempt(
@@ -383,27 +378,17 @@ pub(crate) fn probe_key(part: usize) -> String {
     names.into_iter().find(lies_there).unwrap_or_default()
 }
 
-/// Reads or writes one key again and again, through agents that seem to be well. A request that hangs since
-/// an earlier fault does not keep the next ones from being sent: they are what the silence is measured by.
+/// Reads or writes one key again and again, through agents that seem to be well.
 async fn probe(shared: Arc<Clients>, key: usize, is_get: bool, mut random: Random) {
-    let name: Rc<str> = probe_key(key).into();
-    let most = if is_get { OPEN.0 } else { OPEN.1 };
-    let open = Rc::new(());
+    let name = probe_key(key);
     while !shared.is_stopping() {
         tokio::time::sleep(PROBE_EVERY).await;
         let Some(agent) = random.pick(&shared.board.all(State::Running)) else { continue };
-        if Rc::strong_count(&open) > most {
-            continue;
-        }
-        let (shared, name, open) = (Arc::clone(&shared), Rc::clone(&name), Rc::clone(&open));
-        tokio::task::spawn_local(async move {
-            let ask = if is_get { Ask::Get } else { Ask::Set(shared.number()) };
-            let begun = shared.history.now();
-            let (outcome, via) = shared.ask_the_well(&name, ask, agent).await;
-            let succeeded = matches!(outcome, Outcome::Told(..));
-            let probe = Probe { key, is_get, begun, end: shared.history.now(), succeeded, via };
-            shared.probes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(probe);
-            drop(open);
-        });
+        let ask = if is_get { Ask::Get } else { Ask::Set(shared.number()) };
+        let begun = shared.history.now();
+        let outcome = shared.ask_the_well(&name, ask, agent).await;
+        let succeeded = matches!(outcome, Outcome::Told(..));
+        let probe = Probe { key, is_get, begun, end: shared.history.now(), succeeded };
+        shared.probes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(probe);
     }
 }

@@ -97,13 +97,6 @@ pub(crate) fn silence(
                 let entries = keys.get(&name).into_iter().flatten();
                 let meanwhile = entries.filter(|entry| near.contains(&entry.begun)).cloned();
                 details = judge::lines(&meanwhile.collect::<Vec<_>>()).join("\n");
-                // What had no effect is in no history, and is what matters here.
-                let failed = stream.iter().filter(|probe| !probe.succeeded);
-                for probe in failed.filter(|probe| near.contains(&probe.begun)) {
-                    let (begun, end) = (probe.begun as f64 / 1e6, probe.end as f64 / 1e6);
-                    let via = &probe.via;
-                    let _ = write!(details, "\n{begun:>12.3} {end:>12.3} ms  no {verb}: {via}");
-                }
             }
         }
     }
@@ -131,14 +124,7 @@ mod tests {
 
     #[test]
     fn a_silence_ends_with_the_first_success() {
-        let probe = |begun, end, succeeded| Probe {
-            key: 0,
-            is_get: true,
-            begun,
-            end,
-            succeeded,
-            via: String::new(),
-        };
+        let probe = |begun, end, succeeded| Probe { key: 0, is_get: true, begun, end, succeeded };
         let probes = [
             probe(0, 10, true),
             probe(90, 95, true),
