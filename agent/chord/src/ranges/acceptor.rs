@@ -150,7 +150,7 @@ impl Ranges {
             let part = part.map_err(|_| Refusal::Broken)?;
             after = part.next();
             for (key, Seen { record, seq: written }) in part.entries {
-                let size = record.register.value.as_ref().map_or(0, |value| value.bytes.len());
+                let size = record.register.value_bytes();
                 (seq, bytes) = (seq.max(written), bytes + size);
                 entries.push(ScanEntry {
                     digest: with_digest.then(|| fingerprint(&key, &record)),

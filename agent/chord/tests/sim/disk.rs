@@ -292,7 +292,7 @@ impl Records for Reader {
             if entries.len() >= limit || bytes >= SCAN_BYTES {
                 return Ok(Scan { entries, end: false });
             }
-            bytes += record.register.value.as_ref().map_or(0, |value| value.bytes.len());
+            bytes += record.register.value_bytes();
             entries.push((key.clone(), record.clone()));
         }
         Ok(Scan { entries, end: true })
