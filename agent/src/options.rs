@@ -112,7 +112,7 @@ pub struct Options {
     /// What to log: error, warn, info, debug, trace, or directives of tracing [default: info]
     #[arg(long, value_name = "LEVEL", env = "SKY_LOG")]
     log: Option<String>,
-    /// Largest value accepted, in bytes, up to 8388608 [default: 1048576]
+    /// Largest value accepted, in bytes, up to 67108864 [default: 1048576]
     #[arg(long, value_name = "BYTES", env = "SKY_MAX_VALUE_BYTES")]
     max_value_bytes: Option<usize>,
     /// Refuse writes when the disk has fewer bytes left [default: 536870912, a quarter of a small disk]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sky_agent::store::{Committer, Directory, Disk, Room};
-use sky_chord::{Id, Key, Record, Records, Register, Value, Write};
+use sky_chord::{Content, Id, Key, Record, Records, Register, Value, Write};
 
 /// Longer than anything here may take, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,7 +32,10 @@ fn record(seq: u64) -> Record {
     // Long enough for tables to be written and merged while batches come in.
     let bytes = seq.to_be_bytes().repeat(256).into();
     let value = Value { content_type: "x".into(), bytes, ttl: None };
-    Record { register: Register { value: Some(value), ..Register::ABSENT }, ..Record::EMPTY }
+    Record {
+        register: Register { value: Some(Content::Whole(value)), ..Register::ABSENT },
+        ..Record::EMPTY
+    }
 }
 
 /// What the test below runs in a process of its own, until it is killed: writes batches as fast as it

@@ -10,13 +10,19 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use sky_agent::metrics::Counters;
 use sky_agent::store::{Committer, Directory, DirectoryError, Disk, Room, Store};
-use sky_chord::{Cursor, Id, Key, Record, Records, Register, Scan, StoreError, Value, Write};
+use sky_chord::{
+    Content, Cursor, Id, Key, Record, Records, Register, Scan, StoreError, Value, Write,
+};
 
 fn record(bytes: impl Into<Bytes>) -> Record {
     let value = Value { content_type: "text/plain".into(), bytes: bytes.into(), ttl: None };
-    Record { register: Register { value: Some(value), ..Register::ABSENT }, ..Record::EMPTY }
+    Record {
+        register: Register { value: Some(Content::Whole(value)), ..Register::ABSENT },
+        ..Record::EMPTY
+    }
 }
 
 fn open(path: &Path) -> Result<(Directory, Disk), DirectoryError> {
@@ -58,6 +64,27 @@ fn everything_written_is_there_again() {
         assert_eq!(disk.get(key).unwrap(), expected, "{key:?}");
     }
     assert_eq!(disk.get(&Key::new("never written")).unwrap(), None);
+}
+
+#[test]
+fn bytes_stay_when_only_their_record_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (Key::new("first"), Key::new("second"));
+    let with = |forgotten| {
+        let register = record("bytes").register.outlined(0);
+        Record { register: Register { forgotten, ..register }, ..Record::EMPTY }
+    };
+    for key in [&first, &second] {
+        let (_directory, disk) = open(folder.path()).unwrap();
+        let bytes = Write::Bytes(key.clone(), "bytes".into());
+        disk.write_durably(&[bytes, Write::Record(key.clone(), with(1))]).unwrap();
+        disk.write_durably(&[Write::Record(key.clone(), with(2))]).unwrap();
+    }
+    let (_directory, disk) = open(folder.path()).unwrap();
+    disk.write_durably(&[Write::ForgetBytes(first.clone())]).unwrap();
+    assert_eq!(disk.get(&first).unwrap(), Some(with(2)));
+    assert_eq!(disk.bytes(&first).unwrap(), None);
+    assert_eq!(disk.bytes(&second).unwrap(), Some("bytes".into()));
 }
 
 #[test]
@@ -192,9 +219,9 @@ fn what_another_version_or_chance_wrote_is_refused() {
     drop(open(folder.path()).unwrap());
     let file = folder.path().join("identity");
     let identity = std::fs::read_to_string(&file).unwrap();
-    for other in [1, 2, 4] {
+    for other in [1, 2, 5] {
         let format = format!("\"format\":{other},\"new\":[]");
-        std::fs::write(&file, identity.replace("\"format\":3", &format)).unwrap();
+        std::fs::write(&file, identity.replace("\"format\":4", &format)).unwrap();
         let error = refused(folder.path(), None);
         assert!(
             matches!(error, DirectoryError::OtherFormat { found, .. } if found == other),
@@ -209,6 +236,39 @@ fn what_another_version_or_chance_wrote_is_refused() {
     }
     std::fs::write(&file, identity).unwrap();
     assert!(open(folder.path()).is_ok());
+}
+
+#[test]
+fn a_directory_whose_values_are_all_in_records_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = Key::new("k");
+    {
+        let (_directory, disk) = open(folder.path()).unwrap();
+        disk.write_durably(&[Write::Record(key.clone(), record("v".repeat(100_000)))]).unwrap();
+    }
+    {
+        let database = fjall::Database::builder(folder.path().join("store")).open().unwrap();
+        let values = database.keyspace("values", Default::default).unwrap();
+        database.delete_keyspace(values).unwrap();
+    }
+    let error = refused(folder.path(), None);
+    assert!(error.to_string().contains("its keyspace `values` is gone"), "{error}");
+    let file = folder.path().join("identity");
+    let mut identity: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let text = |name: &str| identity[name].as_str().unwrap().to_owned();
+    let of_three = format!("3 {} {} {}", text("position"), text("incarnation"), identity["boots"]);
+    let sum: String =
+        Sha256::digest(of_three).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    (identity["format"], identity["sum"]) = (3.into(), sum.into());
+    std::fs::write(&file, identity.to_string()).unwrap();
+    for _ in 0..2 {
+        let (_directory, disk) = open(folder.path()).unwrap();
+        assert_eq!(disk.get(&key).unwrap(), Some(record("v".repeat(100_000))));
+        assert_eq!(disk.bytes(&key).unwrap(), None);
+    }
+    let identity = std::fs::read_to_string(&file).unwrap();
+    assert!(identity.contains("\"format\":4"), "{identity}");
 }
 
 #[test]
@@ -303,6 +363,10 @@ struct Gate {
 }
 
 impl Records for Gate {
+    fn bytes(&self, _: &Key) -> Result<Option<Bytes>, StoreError> {
+        Ok(None)
+    }
+
     fn get(&self, _: &Key) -> Result<Option<Record>, StoreError> {
         Ok(None)
     }

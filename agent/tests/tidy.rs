@@ -24,7 +24,7 @@ const CHORD_DEPENDENCIES: &[&str] =
 
 /// Modules of a package from the bottom up: a module may use those of its own line and below.
 const CHORD_LAYERS: &[&[&str]] = &[
-    &["id", "time"],
+    &["id", "time", "value"],
     &["config", "record", "message", "request", "view", "event", "settings"],
     &["call", "check"],
     &["context", "timer"],

@@ -17,7 +17,7 @@ pub const DEFAULT_PORT: u16 = 4321;
 pub const MAX_KEY_BYTES: usize = 1024;
 
 /// The most bytes that the values of a ring may be allowed to have.
-pub const MAX_VALUE_BYTES: usize = 8 << 20;
+pub const MAX_VALUE_BYTES: usize = 64 << 20;
 
 /// The longest time that a value can be kept for, in seconds: nine digits, or 31 years.
 pub const MAX_TTL_S: u64 = 999_999_999;

@@ -5,9 +5,10 @@ use bytes::Bytes;
 use crate::Id;
 use crate::config::{Ballot, NodeId, Peer};
 use crate::message::Message;
-use crate::record::{Key, Record, Value};
+use crate::record::{Key, Record};
 use crate::request::{Reply, Request, WatchId};
 use crate::time::Time;
+use crate::value::Value;
 use crate::view::Load;
 
 /// Names a request of the shell, for its reply.
@@ -110,10 +111,14 @@ pub enum Output {
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "records are most of the writes")]
 pub enum Write {
-    /// Store the record of a key.
+    /// Store the record of a key. If it has only the outline of a value, the bytes stay as they are.
     Record(Key, Record),
-    /// Remove the record of a key.
+    /// Store the bytes of the value of a key, which are kept apart from its record.
+    Bytes(Key, Bytes),
+    /// Remove the record of a key. Bytes that are kept apart stay.
     Forget(Key),
+    /// Remove the bytes of the value of a key.
+    ForgetBytes(Key),
     /// Store, or with `None` remove, a small named record that is read back whole at the start.
     Meta {
         /// Its name.
@@ -251,6 +256,12 @@ pub trait Records {
     /// # Errors
     /// If the store fails or the record is damaged.
     fn get(&self, key: &Key) -> Result<Option<Record>, StoreError>;
+
+    /// The bytes of the value of a key, if they are kept apart from its record.
+    ///
+    /// # Errors
+    /// If the store fails or the bytes are damaged.
+    fn bytes(&self, key: &Key) -> Result<Option<Bytes>, StoreError>;
 
     /// The next records in the order of keys, after `after` (exclusive; `None` starts at the first key)
     /// and up to the last key of point `through` (inclusive): `limit` at most, and fewer if their values

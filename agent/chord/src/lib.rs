@@ -17,7 +17,7 @@
 //!
 //! ```text
 //! node (dispatch) -> ring, fingers, lookup, membership, ranges, watch -> context -> call, timer
-//!                 -> message, request, record, config, view, event -> id, time
+//!                 -> message, request, record, config, view, event -> id, time, value
 //! check: is the ring right, judged from the views of all nodes
 //! ```
 
@@ -39,6 +39,7 @@ mod ring;
 mod settings;
 mod time;
 mod timer;
+mod value;
 mod view;
 mod watch;
 
@@ -52,13 +53,14 @@ pub use id::{Id, InvalidId, Space};
 pub use lookup::Path;
 pub use message::{Body, CallId, MemberEntry, MemberStatus, Message, NextHop, Refusal, ScanEntry};
 pub use node::{Node, Start, StartError};
-pub use record::{Done, Effect, Key, REQUEST_IDS_KEPT, Record, Register, RequestId, Ttl, Value};
+pub use record::{Done, Effect, Key, REQUEST_IDS_KEPT, Record, Register, RequestId};
 pub use request::{
     Answer, Condition, Consistency, Cursor, Failure, Hop, ListedKey, LocalKey, Operation, Reply,
     Request, RingId, Subject, Trace, WATCHED_KEYS_MAX, WATCHES_MAX, WatchId, segments,
 };
 pub use settings::Settings;
 pub use time::{Time, patience};
+pub use value::{Content, Outline, Ttl, Value};
 pub use view::{
     Finger, KeyCount, Load, MemberView, Phase, RangeView, Transfer, TransferKind, View,
 };

@@ -6,6 +6,7 @@ use crate::Id;
 use crate::config::{Accepted, Ballot, Config, NodeId, Peer, Proposal, RangeTag, SlotBallot};
 use crate::record::{Key, Register, RequestId};
 use crate::request::{Answer, Cursor, Failure, Operation, Subject};
+use crate::value::Value;
 use crate::view::View;
 
 /// Matches an answer to its question; chosen by the asking node, never reused by it.
@@ -113,7 +114,7 @@ pub enum Body {
     Promised {
         /// The ballot under which `register` was accepted.
         accepted: Ballot,
-        /// What was accepted.
+        /// What was accepted, of a large value the outline.
         register: Register,
     },
     /// Phase 2 of a round for one key.
@@ -124,7 +125,7 @@ pub enum Body {
         key: Key,
         /// The ballot of the round.
         ballot: Ballot,
-        /// The state to accept.
+        /// The state to accept: with the outline of a value that the receiver seems to hold already.
         register: Register,
         /// A ballot to promise at the same time, for the next round of this proposer.
         next: Option<Ballot>,
@@ -298,16 +299,21 @@ pub enum Body {
 }
 
 impl Body {
-    /// The bytes of the value that this carries; 0 if it carries none.
-    pub fn value_bytes(&self) -> usize {
+    /// The value that this carries, if it carries one.
+    pub fn value(&self) -> Option<&Value> {
         match self {
-            Self::Forward { operation, .. } => operation.value_bytes(),
-            Self::Forwarded { outcome: Ok(Answer::Found { value, .. }) } => value.bytes.len(),
+            Self::Forward { operation, .. } => operation.value(),
+            Self::Forwarded { outcome: Ok(Answer::Found { value, .. }) } => Some(value),
             Self::Promised { register, .. }
             | Self::Accept { register, .. }
-            | Self::Held { register: Some(register), .. } => register.value_bytes(),
-            _ => 0,
+            | Self::Held { register: Some(register), .. } => register.whole(),
+            _ => None,
         }
+    }
+
+    /// How many bytes of a value this carries.
+    pub fn value_bytes(&self) -> usize {
+        self.value().map_or(0, |value| value.bytes.len())
     }
 
     /// Whether this answers a question. Call ids are chosen by the asking node, so that a question of
@@ -411,6 +417,8 @@ pub enum Refusal {
     NotMember,
     /// A ballot as high as this was promised to somebody else.
     Promised(Ballot),
+    /// The sender does not hold the value of which it was given the outline.
+    Lacks,
     /// A slot ballot as high as this was promised to somebody else.
     SlotPromised(SlotBallot),
     /// The disk is full: nothing new is stored.

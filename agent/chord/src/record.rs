@@ -2,14 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::Id;
 use crate::config::Ballot;
+use crate::value::{Content, Outline, Value};
 
 /// How many request ids a key remembers, so that a retry is answered and not applied again.
 pub const REQUEST_IDS_KEPT: usize = 16;
@@ -57,53 +55,6 @@ impl Key {
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.name)
-    }
-}
-
-/// A value as a client stored it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Value {
-    /// The media type the client gave, kept as it is.
-    pub content_type: Arc<str>,
-    /// The bytes.
-    pub bytes: Bytes,
-    /// How long it is kept, if not for ever.
-    pub ttl: Option<Ttl>,
-}
-
-impl Value {
-    /// A short digest of media type and bytes, to compare copies by.
-    pub fn digest(&self) -> u64 {
-        xxh3_64_with_seed(&self.bytes, xxh3_64(self.content_type.as_bytes()))
-    }
-}
-
-/// How long a value is kept after it was written. What is left is told as a span and never as a date, so
-/// that the clocks of nodes need not agree: each counts by its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ttl {
-    /// The whole time, in milliseconds, as the client gave it.
-    pub whole_ms: u64,
-    /// What is left of it, as far as the one who says so can tell.
-    pub left_ms: u64,
-}
-
-impl Ttl {
-    /// That of a value written now.
-    pub fn new(whole: Duration) -> Self {
-        let whole_ms = u64::try_from(whole.as_millis()).unwrap_or(u64::MAX);
-        Self { whole_ms, left_ms: whole_ms }
-    }
-
-    /// As if nothing had gone by yet.
-    pub const fn anew(self) -> Self {
-        Self { left_ms: self.whole_ms, ..self }
-    }
-}
-
-impl fmt::Debug for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.bytes.len())
     }
 }
 
@@ -173,7 +124,7 @@ pub struct Register {
     /// The ballot of the round that changed the value: the ETag. A re-proposal leaves it alone.
     pub version: Ballot,
     /// The value; `None` is a tombstone, or a key never written.
-    pub value: Option<Value>,
+    pub value: Option<Content>,
     /// The last requests carried out, oldest first, at most [`REQUEST_IDS_KEPT`].
     pub done: Vec<Done>,
     /// The latest stamp of the requests carried out that are not in `done` any more; 0 if there are none.
@@ -185,9 +136,46 @@ impl Register {
     pub const ABSENT: Self =
         Self { version: Ballot::ZERO, value: None, done: Vec::new(), forgotten: 0 };
 
-    /// The bytes of the value; 0 if there is none.
+    /// The size of the value in bytes; 0 if there is none.
     pub fn value_bytes(&self) -> usize {
-        self.value.as_ref().map_or(0, |value| value.bytes.len())
+        self.value.as_ref().map_or(0, Content::size)
+    }
+
+    /// The value, if its bytes are in here.
+    pub fn whole(&self) -> Option<&Value> {
+        self.value.as_ref().and_then(Content::whole)
+    }
+
+    /// How many bytes of the value are in here.
+    pub fn bytes_here(&self) -> usize {
+        self.whole().map_or(0, |value| value.bytes.len())
+    }
+
+    /// The outline of the value, if its bytes are not in here.
+    pub fn apart(&self) -> Option<&Outline> {
+        match &self.value {
+            Some(Content::Apart(outline)) => Some(outline),
+            Some(Content::Whole(_)) | None => None,
+        }
+    }
+
+    /// The same, without the bytes of a value of more than `most`.
+    #[must_use]
+    pub fn outlined(mut self, most: usize) -> Self {
+        if let Some(Content::Whole(value)) = &self.value
+            && value.bytes.len() > most
+        {
+            self.value = Some(Content::Apart(value.outline()));
+        }
+        self
+    }
+
+    /// Whether `other` has the same value, wherever the bytes are: a version is that of one value, unless a
+    /// copy of it is damaged.
+    pub fn has_value_of(&self, other: &Self) -> bool {
+        let alike = |(mine, its): (&Content, &Content)| mine.is_like(its);
+        self.version == other.version
+            && self.value.as_ref().zip(other.value.as_ref()).is_some_and(alike)
     }
 
     /// Notes that `request` was carried out, and forgets the oldest if there are too many.
@@ -249,17 +237,54 @@ impl Record {
         let (format, rest) = bytes.split_first()?;
         match *format {
             RECORD_FORMAT => postcard::from_bytes(rest).ok(),
+            second::FORMAT => postcard::from_bytes::<second::Record>(rest).ok().map(Self::from),
             first::FORMAT => postcard::from_bytes::<first::Record>(rest).ok().map(Self::from),
             _ => None,
         }
     }
 }
 
-const RECORD_FORMAT: u8 = 2;
+const RECORD_FORMAT: u8 = 3;
+
+/// The second format of records, of agents that kept all values in them.
+mod second {
+    use super::{Ballot, Deserialize, Done, Value};
+
+    pub(super) const FORMAT: u8 = 2;
+
+    #[derive(Deserialize)]
+    #[cfg_attr(test, derive(serde::Serialize))]
+    pub(super) struct Record {
+        pub(super) promised: Ballot,
+        pub(super) accepted: Ballot,
+        pub(super) register: Register,
+        pub(super) expires: Option<u64>,
+    }
+
+    #[derive(Deserialize)]
+    #[cfg_attr(test, derive(serde::Serialize))]
+    pub(super) struct Register {
+        pub(super) version: Ballot,
+        pub(super) value: Option<Value>,
+        pub(super) done: Vec<Done>,
+        pub(super) forgotten: u64,
+    }
+}
+
+impl From<second::Record> for Record {
+    fn from(record: second::Record) -> Self {
+        let second::Record { promised, accepted, register, expires } = record;
+        let second::Register { version, value, done, forgotten } = register;
+        let register = Register { version, value: value.map(Content::Whole), done, forgotten };
+        Self { promised, accepted, register, expires }
+    }
+}
 
 /// The first format of records, of agents that knew of no [`Ttl`].
 mod first {
-    use super::{Arc, Ballot, Bytes, Deserialize, Done};
+    use bytes::Bytes;
+
+    use super::{Arc, Ballot, Deserialize, Done};
 
     pub(super) const FORMAT: u8 = 1;
 
@@ -297,14 +322,22 @@ impl From<first::Record> for Record {
             bytes,
             ttl: None,
         });
-        let register = Register { version, value, done, forgotten };
-        Self { promised, accepted, register, expires: None }
+        let register = second::Register { version, value, done, forgotten };
+        second::Record { promised, accepted, register, expires: None }.into()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::value::Ttl;
+
+    fn value() -> Value {
+        let ttl = Some(Ttl::new(Duration::from_secs(1)));
+        Value { content_type: "text/plain".into(), bytes: "v".into(), ttl }
+    }
 
     #[test]
     fn keys_are_stored_in_ring_order() {
@@ -338,14 +371,7 @@ mod tests {
     #[test]
     fn damaged_records_are_refused() {
         let record = Record {
-            register: Register {
-                value: Some(Value {
-                    content_type: "text/plain".into(),
-                    bytes: "v".into(),
-                    ttl: Some(Ttl::new(Duration::from_secs(1))),
-                }),
-                ..Register::ABSENT
-            },
+            register: Register { value: Some(Content::Whole(value())), ..Register::ABSENT },
             expires: Some(7),
             ..Record::EMPTY
         };
@@ -369,7 +395,22 @@ mod tests {
         assert_eq!((record.promised, record.accepted, record.expires), (version, version, None));
         let Register { version: told, value, forgotten, .. } = record.register;
         assert_eq!((told, forgotten), (version, 9));
-        let Value { content_type, bytes, ttl } = value.unwrap();
+        let Some(Content::Whole(Value { content_type, bytes, ttl })) = value else { panic!() };
         assert_eq!((&*content_type, &*bytes, ttl), ("text/plain", &b"v"[..], None));
+    }
+
+    #[test]
+    fn records_of_the_second_format_are_read() {
+        let (version, done) = (Ballot { epoch: 3, ..Ballot::ZERO }, Vec::new());
+        let old = second::Record {
+            promised: version,
+            accepted: version,
+            register: second::Register { version, value: Some(value()), done, forgotten: 9 },
+            expires: Some(7),
+        };
+        let bytes = postcard::to_extend(&old, vec![second::FORMAT]).unwrap();
+        let record = Record::from_bytes(&bytes).unwrap();
+        assert_eq!((record.promised, record.expires), (version, Some(7)));
+        assert_eq!(record.register.value, Some(Content::Whole(value())));
     }
 }

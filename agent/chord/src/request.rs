@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Id;
 use crate::config::{Ballot, Config, NodeId, Peer, RangeTag};
-use crate::record::{Key, Value};
+use crate::record::Key;
+use crate::value::Value;
 use crate::view::{Transfer, View};
 
 /// A client's operation on the keys of the ring.
@@ -87,12 +88,17 @@ impl Operation {
         }
     }
 
-    /// The bytes of the value to be stored; 0 if there is none.
-    pub const fn value_bytes(&self) -> usize {
+    /// The value to be stored, if there is one.
+    pub const fn value(&self) -> Option<&Value> {
         match self {
-            Self::Put { value, .. } => value.bytes.len(),
-            _ => 0,
+            Self::Put { value, .. } => Some(value),
+            Self::Get { .. } | Self::Delete { .. } | Self::List { .. } => None,
         }
+    }
+
+    /// The bytes of the value to be stored; 0 if there is none.
+    pub fn value_bytes(&self) -> usize {
+        self.value().map_or(0, |value| value.bytes.len())
     }
 
     /// Whether the operation may change something.

@@ -30,6 +30,8 @@ pub struct Settings {
     pub repair_after: Duration,
     /// The most bytes of a value: what may take long has to be waited for.
     pub max_value_bytes: usize,
+    /// Values of more bytes are kept apart from their records, and sent only to who lacks them.
+    pub apart_above: usize,
     /// Whether lookups may use the member table, or only fingers and successors.
     pub use_member_cache: bool,
     /// Bounds of the time-out of one question to a peer, computed from its round-trip times.
@@ -75,6 +77,7 @@ impl Default for Settings {
             suspect_after: Duration::from_millis(1500),
             repair_after: Duration::from_secs(10),
             max_value_bytes: NOT_LARGE,
+            apart_above: 64 << 10,
             use_member_cache: true,
             rto: (Duration::from_millis(100), Duration::from_secs(1)),
             sweep_window: 128,

@@ -4,8 +4,12 @@
 //! `SKY_SEEDS` is the number of seeds and `SKY_FIRST` the first of them; `SKY_SEED` is the one of
 //! `one_seed`. `SKY_TRACE` shows every message, `SKY_FAULTS` names the kinds of faults.
 
+#[path = "sim/apart.rs"]
+mod apart;
 #[path = "sim/clearing.rs"]
 mod clearing;
+#[path = "sim/damage.rs"]
+mod damage;
 #[path = "sim/expiring.rs"]
 mod expiring;
 #[path = "sim/sabotages.rs"]

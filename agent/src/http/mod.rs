@@ -64,8 +64,8 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(60);
 /// The most bytes of a request's head, and of what is read at once of its body.
 const READ_BUFFER: usize = 64 << 10;
 
-/// Bytes of large bodies and answers that may be in memory at once.
-const MEMORY: usize = 128 << 20;
+/// Bytes of large bodies and answers that may be in memory at once, four of the largest.
+const MEMORY: usize = 4 * sky_api::MAX_VALUE_BYTES;
 
 /// The interface, as one client has it.
 #[derive(Debug)]

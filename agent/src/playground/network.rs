@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sky_chord::{
     Cursor, Event, Fingers, Id, Key, Message, Node, NodeId, Notice, Output, Peer, Phase, Record,
     Records, Reply, Request, RingId, Scan, Settings, Space, Start, StoreError, Ticket, Time,
@@ -22,6 +23,10 @@ const ADDRESS: &str = "playground";
 struct NoKeys;
 
 impl Records for NoKeys {
+    fn bytes(&self, _: &Key) -> Result<Option<Bytes>, StoreError> {
+        Ok(None)
+    }
+
     fn get(&self, _: &Key) -> Result<Option<Record>, StoreError> {
         Ok(None)
     }

@@ -1,14 +1,16 @@
 //! Frames on a peer connection: four bytes of length, most significant first, then postcard.
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use postcard::ser_flavors::Flavor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sky_chord::{Message, RingId};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::LARGE;
 
 /// The longest frame between peers that know each other: the largest value with room to spare for lists.
-pub(super) const LONGEST: usize = 2 * sky_api::MAX_VALUE_BYTES;
+pub(super) const LONGEST: usize = sky_api::MAX_VALUE_BYTES + (8 << 20);
 
 /// A buffer that was needed for one long frame is not kept for short ones.
 const KEPT_BUFFER: usize = 1 << 20;
@@ -40,43 +42,126 @@ pub(super) enum FrameError {
     Malformed(postcard::Error),
 }
 
+/// Frames to be sent. The bytes of large values are not copied, but written from where they are.
+#[derive(Debug, Default)]
+pub(super) struct Buffer {
+    bytes: Vec<u8>,
+    /// What belongs before these places of `bytes`, in their order.
+    shared: Vec<(usize, Bytes)>,
+}
+
+impl Buffer {
+    /// Behind bytes that are no frames.
+    pub(super) const fn behind(bytes: Vec<u8>) -> Self {
+        Self { bytes, shared: Vec::new() }
+    }
+
+    /// Appends a message or news.
+    pub(super) fn append_frame(&mut self, frame: &FrameRef<'_>) -> Result<(), FrameError> {
+        let value = match frame {
+            FrameRef::Message(message) => message.body.value().map(|value| &value.bytes),
+            FrameRef::Ring(_) => None,
+        };
+        self.append_with(frame, value.filter(|bytes| bytes.len() > LARGE))
+    }
+
+    /// Appends anything as a frame. If it is longer than [`LONGEST`], all stays as it was.
+    pub(super) fn append(&mut self, content: &impl Serialize) -> Result<(), FrameError> {
+        self.append_with(content, None)
+    }
+
+    fn append_with(
+        &mut self,
+        content: &impl Serialize,
+        value: Option<&Bytes>,
+    ) -> Result<(), FrameError> {
+        let (start, shared, before) = (self.bytes.len(), self.shared.len(), self.len());
+        self.bytes.extend_from_slice(&[0; 4]);
+        let written = postcard::serialize_with_flavor(content, Append { buffer: self, value });
+        let length = self.len() - before - 4;
+        let checked = match (written, u32::try_from(length)) {
+            (Err(error), _) => Err(FrameError::Malformed(error)),
+            (Ok(()), Ok(short)) if length <= LONGEST => Ok(short),
+            (Ok(()), _) => Err(FrameError::TooLong(length)),
+        };
+        match checked {
+            Ok(short) => self.bytes[start..start + 4].copy_from_slice(&short.to_be_bytes()),
+            Err(_) => {
+                self.bytes.truncate(start);
+                self.shared.truncate(shared);
+            }
+        }
+        checked.map(|_| ())
+    }
+
+    /// All that is in it.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() + self.shared.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// All of it in one piece.
+    #[cfg(test)]
+    pub(super) fn whole(&self) -> Vec<u8> {
+        let (mut all, mut copied) = (Vec::new(), 0);
+        for (place, shared) in &self.shared {
+            all.extend_from_slice(&self.bytes[copied..*place]);
+            all.extend_from_slice(shared);
+            copied = *place;
+        }
+        all.extend_from_slice(&self.bytes[copied..]);
+        all
+    }
+
+    /// Writes all of it and keeps the memory for more, if it is not much.
+    pub(super) async fn write_to(
+        &mut self,
+        stream: &mut (impl AsyncWrite + Unpin),
+    ) -> std::io::Result<()> {
+        let mut written = 0;
+        for (place, shared) in self.shared.drain(..) {
+            stream.write_all(&self.bytes[written..place]).await?;
+            stream.write_all(&shared).await?;
+            written = place;
+        }
+        stream.write_all(&self.bytes[written..]).await?;
+        self.bytes.clear();
+        self.bytes.shrink_to(KEPT_BUFFER);
+        Ok(())
+    }
+}
+
 /// Lets postcard write behind what is in a buffer already.
-struct Append<'a>(&'a mut Vec<u8>);
+struct Append<'a> {
+    buffer: &'a mut Buffer,
+    /// What is shared, and not copied.
+    value: Option<&'a Bytes>,
+}
 
 impl Flavor for Append<'_> {
     type Output = ();
 
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.0.push(byte);
+        self.buffer.bytes.push(byte);
         Ok(())
     }
 
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(bytes);
+        match self.value {
+            Some(value) if std::ptr::eq(&raw const **value, bytes) => {
+                self.buffer.shared.push((self.buffer.bytes.len(), value.clone()));
+            }
+            _ => self.buffer.bytes.extend_from_slice(bytes),
+        }
         Ok(())
     }
 
     fn finalize(self) -> postcard::Result<()> {
         Ok(())
     }
-}
-
-/// Appends a frame. If it is longer than [`LONGEST`], `buffer` stays as it was.
-pub(super) fn append(buffer: &mut Vec<u8>, content: &impl Serialize) -> Result<(), FrameError> {
-    let start = buffer.len();
-    buffer.extend_from_slice(&[0; 4]);
-    let written = postcard::serialize_with_flavor(content, Append(buffer));
-    let length = buffer.len() - start - 4;
-    let checked = match (written, u32::try_from(length)) {
-        (Err(error), _) => Err(FrameError::Malformed(error)),
-        (Ok(()), Ok(short)) if length <= LONGEST => Ok(short),
-        (Ok(()), _) => Err(FrameError::TooLong(length)),
-    };
-    match checked {
-        Ok(short) => buffer[start..start + 4].copy_from_slice(&short.to_be_bytes()),
-        Err(_) => buffer.truncate(start),
-    }
-    checked.map(|_| ())
 }
 
 /// Reads frames from a stream.
@@ -140,13 +225,16 @@ impl<R: AsyncRead + Unpin> Frames<R> {
 
 #[cfg(test)]
 mod tests {
+    use sky_chord::{Body, CallId, Condition, Key, Operation, RequestId, Value};
+
     use super::*;
 
     #[tokio::test]
     async fn frames_arrive_whole_however_they_are_cut() {
-        let mut bytes = Vec::new();
-        append(&mut bytes, &FrameRef::Ring(RingId(7))).unwrap();
-        append(&mut bytes, &FrameRef::Ring(RingId(8))).unwrap();
+        let mut buffer = Buffer::default();
+        buffer.append_frame(&FrameRef::Ring(RingId(7))).unwrap();
+        buffer.append_frame(&FrameRef::Ring(RingId(8))).unwrap();
+        let bytes = buffer.whole();
         for cut in 0..bytes.len() {
             let (head, tail) = bytes.split_at(cut);
             let mut frames = Frames::new(AsyncReadExt::chain(head, tail));
@@ -157,12 +245,51 @@ mod tests {
         }
     }
 
+    /// A message with a value of so many bytes.
+    fn carrying(bytes: usize) -> Message {
+        let bytes = (0..bytes).map(|i| i as u8).collect::<Vec<_>>().into();
+        let value = Value { content_type: "x".into(), bytes, ttl: None };
+        let operation = Operation::Put { key: Key::new("k"), value, condition: Condition::Always };
+        let body = Body::Forward {
+            request: RequestId(1),
+            stamp: 2,
+            retry: false,
+            sole: true,
+            budget_ms: 3,
+            operation: Box::new(operation),
+        };
+        Message { call: CallId(4), body }
+    }
+
+    #[tokio::test]
+    async fn values_that_are_not_copied_are_where_they_belong() {
+        let sizes = [10, LARGE + 1, LARGE, 3 * LARGE, 0, LARGE + 2];
+        let messages = sizes.map(carrying);
+        let mut buffer = Buffer::default();
+        for message in &messages {
+            buffer.append_frame(&FrameRef::Message(message)).unwrap();
+        }
+        assert_eq!(buffer.shared.len(), 3);
+        let (all, mut bytes) = (buffer.whole(), Vec::new());
+        assert_eq!(all.len(), buffer.len());
+        buffer.write_to(&mut bytes).await.unwrap();
+        assert!(bytes == all);
+        assert!(buffer.is_empty() && buffer.shared.is_empty());
+        let mut frames = Frames::new(&bytes[..]);
+        for message in messages {
+            let frame = frames.next(LONGEST).await.unwrap();
+            assert!(matches!(frame, Frame::Message(same) if same == message));
+        }
+    }
+
     #[tokio::test]
     async fn what_is_too_long_is_neither_sent_nor_read() {
-        let mut bytes = b"before".to_vec();
-        let error = append(&mut bytes, &vec![0u8; LONGEST]).unwrap_err();
+        let mut buffer = Buffer::behind(b"before".to_vec());
+        let error = buffer.append(&vec![0u8; LONGEST]).unwrap_err();
         assert!(matches!(error, FrameError::TooLong(_)), "{error}");
-        assert_eq!(bytes, b"before");
+        let error = buffer.append_frame(&FrameRef::Message(&carrying(LONGEST))).unwrap_err();
+        assert!(matches!(error, FrameError::TooLong(_)), "{error}");
+        assert_eq!(buffer.whole(), b"before");
         let mut frames = Frames::new(&[0xff; 64][..]);
         let error = frames.next::<Frame>(LONGEST).await.unwrap_err();
         assert!(matches!(error, FrameError::TooLong(_)), "{error}");

@@ -15,16 +15,16 @@ use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use sky_chord::{NodeId, Peer, RingId};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::frame::{self, FrameError, Frames};
+use super::frame::{Buffer, FrameError, Frames};
 use crate::config::Secret;
 
 /// The first bytes of a peer connection. No HTTP request begins with the first of them.
 pub(super) const MAGIC: [u8; 4] = *b"\0sky";
 
 /// The version of hello and messages that this agent speaks.
-pub(super) const VERSION: u16 = 4;
+pub(super) const VERSION: u16 = 5;
 
 /// A hello is short; whoever sends more is none of us.
 const LONGEST: usize = 4096;
@@ -131,17 +131,18 @@ async fn greet<S: AsyncWrite + Unpin>(
 ) -> Result<(), HelloError> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&VERSION.to_be_bytes());
-    frame::append(&mut bytes, content)?;
-    Ok(stream.write_all(&bytes).await?)
+    let mut buffer = Buffer::behind(bytes);
+    buffer.append(content)?;
+    Ok(buffer.write_to(stream).await?)
 }
 
 async fn send<S: AsyncWrite + Unpin>(
     stream: &mut S,
     content: &impl Serialize,
 ) -> Result<(), HelloError> {
-    let mut bytes = Vec::new();
-    frame::append(&mut bytes, content)?;
-    Ok(stream.write_all(&bytes).await?)
+    let mut buffer = Buffer::default();
+    buffer.append(content)?;
+    Ok(buffer.write_to(stream).await?)
 }
 
 async fn check_version<S: AsyncRead + Unpin>(frames: &mut Frames<S>) -> Result<(), HelloError> {
@@ -214,6 +215,7 @@ pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
 #[cfg(test)]
 mod tests {
     use sky_chord::Id;
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 

@@ -1,20 +1,17 @@
-//! The way to one node: a queue of encoded messages, and the task that connects and writes them.
+//! The way to one node: a queue of frames, and the task that connects and writes them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use sky_chord::{Event, Peer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::frame::{self, FrameRef, Frames};
+use super::frame::{Buffer, FrameRef, Frames};
 use super::hello::HelloError;
 use super::{Lane, Shared};
-
-/// Bytes that may wait for one node. A node that slow is as good as unreachable.
-const LONGEST_QUEUE: usize = 64 << 20;
 
 /// A connection that nothing was said on for so long is closed.
 const IDLE: Duration = Duration::from_secs(120);
@@ -46,7 +43,7 @@ pub(super) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Queue {
-    bytes: Vec<u8>,
+    frames: Buffer,
     /// Between two attempts: old messages must not pile up.
     is_down: bool,
     /// The task has ended, or the node moved: use another outbox.
@@ -80,10 +77,10 @@ impl Outbox {
         if queue.is_down {
             return Push::Down;
         }
-        if queue.bytes.len() > LONGEST_QUEUE {
+        if queue.frames.len() > self.lane.longest_queue() {
             return Push::Full;
         }
-        if let Err(error) = frame::append(&mut queue.bytes, frame) {
+        if let Err(error) = queue.frames.append_frame(frame) {
             tracing::error!(peer = ?self.peer, %error, "A message cannot be sent.");
             return Push::Full;
         }
@@ -109,7 +106,7 @@ impl Outbox {
     /// Closes the outbox if nothing is queued.
     fn close_if_empty(&self) -> bool {
         let mut queue = self.queue();
-        queue.is_closed |= queue.bytes.is_empty();
+        queue.is_closed |= queue.frames.is_empty();
         queue.is_closed
     }
 }
@@ -145,7 +142,7 @@ async fn run(shared: Weak<Shared>, outbox: Arc<Outbox>) {
         };
         {
             let mut queue = outbox.queue();
-            queue.bytes = Vec::new();
+            queue.frames = Buffer::default();
             queue.is_down = true;
         }
         // Nodes come and go: only what will not pass by itself is worth a warning.
@@ -177,17 +174,16 @@ async fn write(
 ) -> End {
     let mut ring = shared.ring.subscribe();
     let (mut reader, mut writer) = frames.stream().split();
-    let mut bytes = Vec::new();
+    let mut buffer = Buffer::default();
     let mut incoming = [0];
     // Messages, and perhaps the ring, came while the hellos were exchanged.
     ring.mark_changed();
     outbox.ready.notify_one();
     loop {
-        if !bytes.is_empty() {
-            if let Err(error) = writer.write_all(&bytes).await {
-                return End::Broken(error.into());
-            }
-            bytes.clear();
+        if !buffer.is_empty()
+            && let Err(error) = buffer.write_to(&mut writer).await
+        {
+            return End::Broken(error.into());
         }
         tokio::select! {
             biased;
@@ -196,7 +192,7 @@ async fn write(
                     return End::Broken(refusal.into());
                 }
                 if let Some(ring) = *ring.borrow_and_update()
-                    && let Err(error) = frame::append(&mut bytes, &FrameRef::Ring(ring))
+                    && let Err(error) = buffer.append_frame(&FrameRef::Ring(ring))
                 {
                     return End::Broken(error.into());
                 }
@@ -215,12 +211,9 @@ async fn write(
                     return End::Done;
                 }
                 // The emptied buffer becomes the queue: no allocation for a steady stream.
-                std::mem::swap(&mut queue.bytes, &mut bytes);
+                std::mem::swap(&mut queue.frames, &mut buffer);
                 drop(queue);
             }
-        }
-        if bytes.capacity() > 1 << 20 && bytes.is_empty() {
-            bytes = Vec::new();
         }
     }
 }

@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LARGE: usize = 64 << 10;
 
 /// How many KiB of frames with large values are read at once, of all peers together.
-const LARGE_KIB: usize = 64 << 10;
+const LARGE_KIB: usize = 192 << 10;
 
 /// Different complaints that are remembered, so that each is logged once.
 const COMPLAINTS: usize = 1000;
@@ -64,6 +64,15 @@ enum Lane {
 impl Lane {
     fn of(message: &Message) -> Self {
         if message.body.value_bytes() > LARGE { Self::Large } else { Self::Ordinary }
+    }
+
+    /// Bytes that may wait for one node. A node that slow is as good as unreachable, unless it takes its time for
+    /// large values.
+    const fn longest_queue(self) -> usize {
+        match self {
+            Self::Ordinary => 64 << 20,
+            Self::Large => 4 * sky_api::MAX_VALUE_BYTES,
+        }
     }
 
     /// How long the other side's system may be silent about what was sent to it. On an ordinary connection a

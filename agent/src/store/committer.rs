@@ -150,8 +150,9 @@ impl Committer {
 
 fn value_bytes(writes: &[Write]) -> usize {
     let of = |write: &Write| match write {
-        Write::Record(_, record) => record.register.value_bytes(),
-        Write::Forget(_) | Write::Meta { .. } => 0,
+        Write::Record(_, record) => record.register.bytes_here(),
+        Write::Bytes(_, bytes) => bytes.len(),
+        Write::Forget(_) | Write::ForgetBytes(_) | Write::Meta { .. } => 0,
     };
     writes.iter().map(of).sum()
 }

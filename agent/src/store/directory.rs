@@ -22,8 +22,10 @@ use sky_chord::{Id, NodeId, StoreError};
 use super::Disk;
 use super::mark::Mark;
 
-/// The format of data directories that this agent reads and writes.
-const FORMAT: u32 = 3;
+/// The format of data directories that this agent writes, and the oldest one that it reads: there all values
+/// were in their records.
+const FORMAT: u32 = 4;
+const OLDEST: u32 = 3;
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +73,9 @@ pub enum DirectoryError {
         original: PathBuf,
     },
     /// It was written by another version of the agent.
-    #[error("the data directory {path} has format {found}; this agent reads format {FORMAT}")]
+    #[error(
+        "the data directory {path} has format {found}; this agent reads formats {OLDEST} to {FORMAT}"
+    )]
     OtherFormat {
         /// The directory.
         path: PathBuf,
@@ -248,7 +252,7 @@ impl Directory {
             let mark = Mark::open(&mark, &owner).map_err(io)?.ok_or_else(|| {
                 incomplete("the mark of what was on disk is damaged, or of another identity")
             })?;
-            Disk::open(&store, mark).map_err(failed)?
+            Disk::open(&store, mark, identity.format > OLDEST).map_err(failed)?
         };
         if disk.owner().map_err(failed)?.as_deref() != Some(owner.as_bytes()) {
             return Err(incomplete("its store was made for another identity"));
@@ -358,7 +362,7 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, DirectoryError> {
         reason: error.to_string(),
     };
     let AnyFormat { format } = serde_json::from_slice(&bytes).map_err(damaged)?;
-    if format != FORMAT {
+    if !(OLDEST..=FORMAT).contains(&format) {
         return Err(DirectoryError::OtherFormat { path: path.to_owned(), found: format });
     }
     let identity: Identity = serde_json::from_slice(&bytes).map_err(damaged)?;

@@ -1,6 +1,7 @@
-//! The store on disk: two keyspaces of fjall, one journal.
+//! The store on disk: three keyspaces of fjall, one journal.
 //!
-//! Keys are [`Key::to_bytes`], so that the order of bytes is the order of the circle. fjall checks the
+//! Records are in one of them and the bytes of large values in another, so that a record can be read, and
+//! written anew, without the bytes. Keys are [`Key::to_bytes`], so that the order of bytes is the order of the circle. fjall checks the
 //! sums of its blocks whenever it reads them, [`journal`] and [`sums`] what it does not; what still does
 //! not decode is reported, never passed over. Commits are numbered, so that a store that comes back with
 //! fewer than were on disk for sure is refused.
@@ -32,8 +33,9 @@ const JOURNAL_BYTES: u64 = 128 << 20;
 /// A page of records ends when it has as many bytes.
 const SCAN_BYTES: usize = 4 << 20;
 
-/// The keyspaces: of keys, and of meta records.
-const KEYSPACES: [&str; 2] = ["records", "meta"];
+/// The keyspaces: of records, of the bytes of large values, and of meta records.
+const KEYSPACES: [&str; 3] = ["records", VALUES, "meta"];
+const VALUES: &str = "values";
 
 /// The meta record that says whose store this is; not shown to the node.
 const OWNER: &str = "agent.owner";
@@ -43,6 +45,7 @@ const OWNER: &str = "agent.owner";
 pub struct Disk {
     database: Database,
     records: Keyspace,
+    values: Keyspace,
     meta: Keyspace,
     commits: Arc<Mutex<Commits>>,
 }
@@ -64,18 +67,17 @@ impl Disk {
     /// If it cannot be written.
     pub(super) fn create(folder: &Path, mark: Mark, owner: &str) -> Result<Self, StoreError> {
         let disk = Self::start(Self::database(folder)?, mark)?;
-        // fjall syncs what is in the folder of each keyspace, but not that the folder is there.
-        let keyspaces = File::open(folder.join("keyspaces"));
-        keyspaces.and_then(|keyspaces| keyspaces.sync_all()).map_err(failed)?;
+        sync_keyspaces(folder)?;
         disk.commit(|batch| batch.insert(&disk.meta, OWNER, owner))?;
         Ok(disk)
     }
 
-    /// Opens the store in this folder.
+    /// Opens the store in this folder. One of an agent that kept all values in their records has nothing else
+    /// where their bytes could be.
     ///
     /// # Errors
     /// If it is damaged, of a format that is not understood, in use, or lost commits.
-    pub(super) fn open(folder: &Path, mark: Mark) -> Result<Self, StoreError> {
+    pub(super) fn open(folder: &Path, mark: Mark, has_values: bool) -> Result<Self, StoreError> {
         sums::check(folder)?;
         let journals = journal::check(folder)?;
         if let Some(last) = journals.last {
@@ -86,10 +88,14 @@ impl Disk {
             torn.cut().map_err(failed)?;
         }
         let database = Self::database(folder)?;
-        if let Some(lost) = KEYSPACES.iter().find(|name| !database.keyspace_exists(name)) {
+        let mut needed = KEYSPACES.iter().filter(|name| has_values || **name != VALUES);
+        if let Some(lost) = needed.find(|name| !database.keyspace_exists(name)) {
             return Err(StoreError(format!("its keyspace `{lost}` is gone")));
         }
         let disk = Self::start(database, mark)?;
+        if !has_values {
+            sync_keyspaces(folder)?;
+        }
         let last = disk.meta.get(COMMIT).map_err(failed)?;
         let last = last.map_or(Some(0), |bytes| Some(Commit::from_bytes(&bytes)?.number));
         let last = last.ok_or_else(|| StoreError("the number of commits is damaged".to_owned()))?;
@@ -111,10 +117,11 @@ impl Disk {
 
     fn start(database: Database, mark: Mark) -> Result<Self, StoreError> {
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
-        let [records, meta] = KEYSPACES.map(|name| database.keyspace(name, options));
-        let (records, meta) = (records.map_err(failed)?, meta.map_err(failed)?);
+        let keyspaces = KEYSPACES.map(|name| database.keyspace(name, options));
+        let [records, values, meta] = keyspaces.map(|keyspace| keyspace.map_err(failed));
+        let (records, values, meta) = (records?, values?, meta?);
         let commits = Arc::new(Mutex::new(Commits { last: 0, mark }));
-        Ok(Self { database, records, meta, commits })
+        Ok(Self { database, records, values, meta, commits })
     }
 
     /// Whose store this is.
@@ -140,6 +147,12 @@ impl Disk {
     }
 }
 
+/// fjall syncs what is in the folder of each keyspace, but not that the folder is there.
+fn sync_keyspaces(folder: &Path) -> Result<(), StoreError> {
+    let keyspaces = File::open(folder.join("keyspaces"));
+    keyspaces.and_then(|keyspaces| keyspaces.sync_all()).map_err(failed)
+}
+
 fn check_mark(last: u64, mark: &Mark) -> Result<(), StoreError> {
     if last < mark.number() {
         let text = format!("it ends with commit {last}, but {} were synced", mark.number());
@@ -158,6 +171,11 @@ impl Records for Disk {
     fn get(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         let bytes = self.records.get(key.to_bytes()).map_err(failed)?;
         bytes.map(|bytes| decode(key, &bytes)).transpose()
+    }
+
+    fn bytes(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {
+        let bytes = self.values.get(key.to_bytes()).map_err(failed)?;
+        Ok(bytes.map(Bytes::from_owner))
     }
 
     fn scan(
@@ -207,7 +225,11 @@ impl Store for Disk {
                     Write::Record(key, record) => {
                         batch.insert(&self.records, key.to_bytes(), record.to_bytes());
                     }
+                    Write::Bytes(key, bytes) => {
+                        batch.insert(&self.values, key.to_bytes(), bytes.as_ref());
+                    }
                     Write::Forget(key) => batch.remove(&self.records, key.to_bytes()),
+                    Write::ForgetBytes(key) => batch.remove(&self.values, key.to_bytes()),
                     Write::Meta { name, bytes: Some(bytes) } => {
                         batch.insert(&self.meta, name.as_str(), bytes.as_ref());
                     }
@@ -237,6 +259,8 @@ impl Store for Disk {
     }
 
     fn disk_bytes(&self) -> u64 {
-        self.records.disk_space() + self.meta.disk_space() + self.database.write_buffer_size()
+        let keyspaces = [&self.records, &self.values, &self.meta];
+        let tables = keyspaces.into_iter().map(|keyspace| keyspace.disk_space()).sum::<u64>();
+        tables + self.database.write_buffer_size()
     }
 }

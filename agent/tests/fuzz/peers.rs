@@ -8,13 +8,14 @@
 use std::path::PathBuf;
 
 use sky_chord::{
-    Ballot, Body, CallId, Condition, Config, Id, Key, MemberEntry, MemberStatus, Message, NextHop,
-    NodeId, Operation, Peer, RangeTag, Register, RequestId, RingId, ScanEntry, Subject, Value,
+    Ballot, Body, CallId, Condition, Config, Content, Id, Key, MemberEntry, MemberStatus, Message,
+    NextHop, NodeId, Operation, Peer, RangeTag, Register, RequestId, RingId, ScanEntry, Subject,
+    Value,
 };
 use tokio::io::{join, sink};
 use tokio::runtime::Runtime;
 
-use super::frame::{self, Frame, FrameRef, Frames, LONGEST};
+use super::frame::{Buffer, Frame, FrameRef, Frames, LONGEST};
 use super::hello::{self, Hello, Refusal};
 use crate::config::Secret;
 use crate::fuzz::{self, Target};
@@ -89,9 +90,9 @@ async fn take(kind: u8, bytes: &[u8]) -> Vec<String> {
                 };
                 saw.push(fuzz::gist(format_args!("{frame:?}")));
                 let Frame::Message(message) = frame else { continue };
-                let mut again = Vec::new();
-                frame::append(&mut again, &FrameRef::Message(&message)).unwrap();
-                let again = Frames::new(&again[..]).next::<Frame>(LONGEST).await;
+                let mut again = Buffer::default();
+                again.append_frame(&FrameRef::Message(&message)).unwrap();
+                let again = Frames::new(&again.whole()[..]).next::<Frame>(LONGEST).await;
                 assert!(matches!(again, Ok(Frame::Message(same)) if same == message));
             }
         }
@@ -110,7 +111,11 @@ fn messages() -> Vec<Body> {
     let at = RangeTag { hi: Id::MAX, epoch: 3 };
     let ballot = Ballot { epoch: 3, round: 2, node: node(1), boot: 1 };
     let value = Value { content_type: "text/plain".into(), bytes: "value".into(), ttl: None };
-    let register = Register { version: ballot, value: Some(value.clone()), ..Register::ABSENT };
+    let register = Register {
+        version: ballot,
+        value: Some(Content::Whole(value.clone())),
+        ..Register::ABSENT
+    };
     let (lo, hi, members, prev) = (Id::MIN, Id::MAX, vec![peer(1), peer(2)], vec![peer(3)]);
     let config =
         Config { lo, hi, epoch: 3, members, prev, forced: true, tie_breaker: Some(node(1)) };
@@ -138,8 +143,9 @@ fn messages() -> Vec<Body> {
         },
         Body::ConfigIs { config: Some(config.clone()), swept: true },
         Body::Prepare { at, key: key.clone(), ballot },
-        Body::Promised { accepted: ballot, register: register.clone() },
+        Body::Promised { accepted: ballot, register: register.clone().outlined(0) },
         Body::Accept { at, key: key.clone(), ballot, register, next: Some(ballot) },
+        Body::Refused(sky_chord::Refusal::Lacks),
         Body::Read { at, key: key.clone(), with_value: true },
         Body::Scanned { entries: vec![scan; 3], end: false },
         Body::Digest { at, prefix: vec![1, 2] },
@@ -161,38 +167,40 @@ fn messages() -> Vec<Body> {
 
 #[test]
 fn the_kept_inputs_are_of_these_messages() {
-    let greeting = |kind: u8, content: &dyn Fn(&mut Vec<u8>)| {
+    let greeting = |kind: u8, content: &dyn Fn(&mut Buffer)| {
         let mut bytes = vec![kind];
         bytes.extend(hello::MAGIC);
         bytes.extend(hello::VERSION.to_be_bytes());
-        content(&mut bytes);
-        bytes
+        let mut buffer = Buffer::behind(bytes);
+        content(&mut buffer);
+        buffer.whole()
     };
     // Nonces and proofs are others each time: these are only made anew.
     let proof = [7_u8; 32];
     let accept = greeting(kind::ACCEPT, &|bytes| {
-        frame::append(bytes, &hello(2)).unwrap();
-        frame::append(bytes, &proof).unwrap();
+        bytes.append(&hello(2)).unwrap();
+        bytes.append(&proof).unwrap();
     });
     let connect = greeting(kind::CONNECT, &|bytes| {
-        frame::append(bytes, &Ok::<_, Refusal>((hello(2), proof))).unwrap();
+        bytes.append(&Ok::<_, Refusal>((hello(2), proof))).unwrap();
     });
     let hellos = [("accept", accept), ("connect", connect)];
 
     let refused = greeting(kind::CONNECT, &|bytes| {
-        frame::append(bytes, &Err::<(Hello, [u8; 32]), _>(Refusal::SameNode)).unwrap();
+        bytes.append(&Err::<(Hello, [u8; 32]), _>(Refusal::SameNode)).unwrap();
     });
     let mut inputs = vec![("refused".to_owned(), refused)];
-    let mut all = vec![kind::FRAMES];
-    frame::append(&mut all, &FrameRef::Ring(RingId(7))).unwrap();
+    let mut all = Buffer::behind(vec![kind::FRAMES]);
+    all.append_frame(&FrameRef::Ring(RingId(7))).unwrap();
     for (i, body) in messages().into_iter().enumerate() {
         let message = Message { call: CallId(i as u64), body };
-        let mut one = Vec::new();
-        frame::append(&mut one, &FrameRef::Message(&message)).unwrap();
-        all.extend(&one);
+        all.append_frame(&FrameRef::Message(&message)).unwrap();
+        let mut one = Buffer::default();
+        one.append_frame(&FrameRef::Message(&message)).unwrap();
+        let one = one.whole();
         inputs.push((format!("message-{i:02}"), [&[kind::CONTENT], &one[4..]].concat()));
     }
-    inputs.push(("frames".to_owned(), all));
+    inputs.push(("frames".to_owned(), all.whole()));
 
     if std::env::var_os("UPDATE_INPUTS").is_some() {
         std::fs::create_dir_all(kept()).unwrap();

@@ -95,7 +95,8 @@ async fn insist(request: impl Fn() -> reqwest::RequestBuilder) -> (reqwest::Resp
 #[tokio::test]
 async fn many_at_once_fill_no_memory_and_stop_nobody() {
     let _turn = TURN.lock().await;
-    /// How many there are, and how many clients want one at a moment.
+    /// How long values are, how many there are, and how many clients want one at a moment.
+    const LENGTH: usize = 8 << 20;
     const VALUES: u64 = 72;
     const AT_ONCE: usize = 36;
     let ring = ring().await;
@@ -104,7 +105,7 @@ async fn many_at_once_fill_no_memory_and_stop_nobody() {
         let stored = stream::iter(0..VALUES).map(|number| {
             let agent = &ring[0];
             async move {
-                let bytes = bytes::Bytes::from(value(number, LARGEST));
+                let bytes = bytes::Bytes::from(value(number, LENGTH));
                 let path = format!("/kv/large/{number}");
                 let (stored, refused) = insist(|| agent.put(&path, bytes.clone())).await;
                 assert!(stored.status().is_success(), "{number}: {}", stored.status());
@@ -116,7 +117,7 @@ async fn many_at_once_fill_no_memory_and_stop_nobody() {
             let agent = &ring[1];
             async move {
                 let (read, refused) = insist(|| agent.get(&format!("/kv/large/{number}"))).await;
-                assert!(read.bytes().await.unwrap() == value(number, LARGEST), "{number}");
+                assert!(read.bytes().await.unwrap() == value(number, LENGTH), "{number}");
                 refused
             }
         });

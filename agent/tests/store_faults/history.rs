@@ -6,12 +6,12 @@ use std::path::Path;
 
 use bytes::Bytes;
 use sky_agent::store::{Directory, DirectoryError, Disk, Store};
-use sky_chord::{Id, Key, Record, Records, Register, StoreError, Value, Write};
+use sky_chord::{Content, Id, Key, Record, Records, Register, StoreError, Value, Write};
 
 use crate::image::{Image, memory};
 
 /// What a store holds.
-type State = (BTreeMap<Key, Record>, BTreeMap<String, Bytes>);
+type State = (BTreeMap<Key, Record>, BTreeMap<String, Bytes>, BTreeMap<Key, Bytes>);
 
 /// What was committed, and the state after each commit (the first is before all of them).
 pub(crate) struct History {
@@ -41,11 +41,22 @@ impl Seen {
 
 pub(crate) fn record(bytes: impl Into<Bytes>) -> Record {
     let value = Value { content_type: "x".into(), bytes: bytes.into(), ttl: None };
-    Record { register: Register { value: Some(value), ..Register::ABSENT }, ..Record::EMPTY }
+    Record {
+        register: Register { value: Some(Content::Whole(value)), ..Register::ABSENT },
+        ..Record::EMPTY
+    }
 }
 
-/// The writes of one commit: a new key, one that every commit replaces, and at times a larger value,
-/// a removed key or a meta record.
+/// A record whose value is kept apart from it, and the bytes of that.
+fn outlined(number: usize) -> (Record, Bytes) {
+    let bytes = Bytes::from(format!("apart {number} ").repeat(40));
+    let mut record = record(bytes.clone());
+    record.register = record.register.outlined(0);
+    (record, bytes)
+}
+
+/// The writes of one commit: a new key, one that every commit replaces, and at times a larger value, one that
+/// is kept apart, a removed key or a meta record.
 pub(crate) fn commit(number: usize) -> Vec<Write> {
     let key = |i: usize| Key::new(&format!("key {i}"));
     let mut writes = vec![
@@ -55,6 +66,15 @@ pub(crate) fn commit(number: usize) -> Vec<Write> {
     if number.is_multiple_of(11) {
         let noise = (0..700_u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes());
         writes.push(Write::Record(key(1000 + number), record(noise.collect::<Vec<_>>())));
+    }
+    if number.is_multiple_of(4) {
+        let outline = outlined(number);
+        writes.push(Write::Record(key(2000 + number), outline.0));
+        writes.push(Write::Bytes(key(2000 + number), outline.1));
+    }
+    if number % 12 == 11 {
+        writes.push(Write::Record(key(2000 + number - 3), record("short again")));
+        writes.push(Write::ForgetBytes(key(2000 + number - 3)));
     }
     if number % 5 == 4 {
         writes.push(Write::Forget(key(number - 2)));
@@ -81,6 +101,8 @@ impl History {
                 match write {
                     Write::Record(key, record) => drop(state.0.insert(key, record)),
                     Write::Forget(key) => drop(state.0.remove(&key)),
+                    Write::Bytes(key, bytes) => drop(state.2.insert(key, bytes)),
+                    Write::ForgetBytes(key) => drop(state.2.remove(&key)),
                     Write::Meta { name, bytes: Some(bytes) } => drop(state.1.insert(name, bytes)),
                     Write::Meta { name, bytes: None } => drop(state.1.remove(&name)),
                 }
@@ -142,9 +164,16 @@ fn all(disk: &Disk) -> Result<State, StoreError> {
         after = page.next();
         records.extend(page.entries);
         if after.is_none() {
-            return Ok((records, disk.meta()?.into_iter().collect()));
+            break;
         }
     }
+    let mut apart = BTreeMap::new();
+    for key in records.keys() {
+        if let Some(bytes) = disk.bytes(key)? {
+            apart.insert(key.clone(), bytes);
+        }
+    }
+    Ok((records, disk.meta()?.into_iter().collect(), apart))
 }
 
 pub(crate) fn open(folder: &Path) -> Result<(Directory, Disk), DirectoryError> {
@@ -185,7 +214,7 @@ pub(crate) fn in_tables_and_journal(in_tables: usize, commits: usize, marked: bo
     }
     {
         let database = fjall::Database::builder(folder.path().join("store")).open().unwrap();
-        for name in ["records", "meta"] {
+        for name in ["records", "values", "meta"] {
             let keyspace = database.keyspace(name, Default::default).unwrap();
             keyspace.rotate_memtable_and_wait().unwrap();
         }

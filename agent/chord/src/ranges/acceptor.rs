@@ -66,7 +66,8 @@ impl Ranges {
         let adopted = known.seq;
         let seen = self.stored.get(w.records, key).map_err(|_| Refusal::Broken)?;
         let (old, mut seq) = (seen.record, seen.seq.max(adopted));
-        let (accepted, register) = (old.accepted, told(w.ctx, &old));
+        let register = told(w.ctx, &old).outlined(w.ctx.settings.apart_above);
+        let accepted = old.accepted;
         if is_member {
             if old.promised > ballot {
                 return Err(Refusal::Promised(old.promised));
@@ -103,6 +104,7 @@ impl Ranges {
         if old.promised > ballot {
             return Err(Refusal::Promised(old.promised));
         }
+        let register = with_value_of(&old.register, register).ok_or(Refusal::Lacks)?;
         self.may_write()?;
         let promised = next.map_or(ballot, |next| next.max(ballot));
         let expires = expires(w.ctx, &old, &register);
@@ -121,11 +123,11 @@ impl Ranges {
         with_value: bool,
     ) -> Answered {
         let adopted = self.duty(&w.ctx.me.node, at, key.hash())?.seq;
-        if let Some((head, seq)) = self.stored.head(key).filter(|_| !with_value) {
-            let held = Body::Held { accepted: head.accepted, register: None };
-            return Ok((held, seq.max(adopted)));
-        }
-        let seen = self.stored.get(w.records, key).map_err(|_| Refusal::Broken)?;
+        let seen = match with_value {
+            true => self.stored.whole(w.records, key),
+            false => self.stored.get(w.records, key),
+        };
+        let seen = seen.map_err(|_| Refusal::Broken)?;
         let accepted = seen.record.accepted;
         let register = with_value.then(|| told(w.ctx, &seen.record));
         Ok((Body::Held { accepted, register }, seen.seq.max(adopted)))
@@ -150,14 +152,13 @@ impl Ranges {
             let part = part.map_err(|_| Refusal::Broken)?;
             after = part.next();
             for (key, Seen { record, seq: written }) in part.entries {
-                let size = record.register.value_bytes();
-                (seq, bytes) = (seq.max(written), bytes + size);
+                (seq, bytes) = (seq.max(written), bytes + record.register.bytes_here());
                 entries.push(ScanEntry {
                     digest: with_digest.then(|| fingerprint(&key, &record)),
                     key,
                     accepted: record.accepted,
                     live: record.is_live(),
-                    size: size as u32,
+                    size: record.register.value_bytes() as u32,
                     version: with_version.then_some(record.register.version),
                 });
             }
@@ -182,4 +183,18 @@ impl Ranges {
     fn may_write(&self) -> Result<(), Refusal> {
         if self.disk_full { Err(Refusal::DiskFull) } else { Ok(()) }
     }
+}
+
+/// The register with the content that this node holds, if it has only an outline of it. None if this node
+/// does not hold it.
+pub(super) fn with_value_of(held: &Register, mut register: Register) -> Option<Register> {
+    if let Some(outline) = register.apart() {
+        let ttl = outline.ttl;
+        let mut content = held.value.clone().filter(|_| register.has_value_of(held))?;
+        if let (Some(counted), Some(told)) = (content.ttl_mut(), ttl) {
+            *counted = told;
+        }
+        register.value = Some(content);
+    }
+    Some(register)
 }

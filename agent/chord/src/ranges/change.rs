@@ -5,19 +5,24 @@ use super::Errand;
 use crate::config::Ballot;
 use crate::record::{Done, Effect, Register};
 use crate::request::{Answer, Condition, Operation};
+use crate::value::Content;
 
 /// What a change does to a register.
 pub(super) struct Decision {
-    pub(super) outcome: Answer,
+    /// What to tell the client, if there is one.
+    pub(super) outcome: Option<Answer>,
     pub(super) register: Register,
     pub(super) changes: bool,
 }
 
-/// The answer to a read.
-pub(super) fn found(register: &Register) -> Answer {
+/// The answer to a read; none if the bytes of the value are elsewhere.
+pub(super) fn found(register: &Register) -> Option<Answer> {
     match &register.value {
-        Some(value) => Answer::Found { value: value.clone(), version: register.version },
-        None => Answer::Absent,
+        Some(Content::Whole(value)) => {
+            Some(Answer::Found { value: value.clone(), version: register.version })
+        }
+        Some(Content::Apart(_)) => None,
+        None => Some(Answer::Absent),
     }
 }
 
@@ -29,7 +34,7 @@ pub(super) fn found(register: &Register) -> Answer {
 pub(super) fn decide(current: Register, ballot: Ballot, errand: &Errand) -> Option<Decision> {
     let Errand { request, stamp, retry, sole, ref operation, .. } = *errand;
     if let Some(done) = current.done.iter().find(|done| done.request == request) {
-        let outcome = answer_of(done.effect, done.version, operation);
+        let outcome = Some(answer_of(done.effect, done.version, operation));
         return Some(Decision { outcome, register: current, changes: false });
     }
     if !sole && current.may_have_forgotten(stamp) {
@@ -59,26 +64,26 @@ pub(super) fn decide(current: Register, ballot: Ballot, errand: &Errand) -> Opti
     let mut register = current;
     if effect == Effect::Refused {
         let version = if exists { register.version } else { Ballot::ZERO };
-        let outcome = answer_of(effect, version, operation);
+        let outcome = Some(answer_of(effect, version, operation));
         if retry {
             register.remember(Done { request, stamp, effect, version });
         }
         return Some(Decision { outcome, register, changes: retry });
     }
     register.version = ballot;
-    register.value = value;
+    register.value = value.map(Content::Whole);
     register.remember(Done { request, stamp, effect, version: ballot });
-    Some(Decision { outcome: answer_of(effect, ballot, operation), register, changes: true })
+    Some(Decision { outcome: Some(answer_of(effect, ballot, operation)), register, changes: true })
 }
 
 /// What becomes of a value whose time is over, if it is still this version. No request asked for it, so none
 /// is remembered.
 pub(super) fn expire(current: Register, ballot: Ballot, version: &Ballot) -> Decision {
     if current.value.is_none() || current.version != *version {
-        return Decision { outcome: found(&current), register: current, changes: false };
+        return Decision { outcome: None, register: current, changes: false };
     }
     let register = Register { version: ballot, value: None, ..current };
-    Decision { outcome: Answer::Deleted, register, changes: true }
+    Decision { outcome: None, register, changes: true }
 }
 
 fn answer_of(effect: Effect, version: Ballot, operation: &Operation) -> Answer {
@@ -98,7 +103,8 @@ mod tests {
     use super::*;
     use crate::config::NodeId;
     use crate::id::Id;
-    use crate::record::{Key, RequestId, Value};
+    use crate::record::{Key, RequestId};
+    use crate::value::Value;
 
     fn ballot(round: u64) -> Ballot {
         Ballot { epoch: 1, round, node: NodeId { position: Id::MIN, incarnation: 1 }, boot: 1 }
@@ -122,7 +128,7 @@ mod tests {
         let decision = decide(state.clone(), ballot(round), &errand(request, false, operation))
             .expect("it can be told");
         *state = decision.register;
-        decision.outcome
+        decision.outcome.expect("there is a client")
     }
 
     #[test]

@@ -14,8 +14,9 @@ use super::stored::Stored;
 use crate::Id;
 use crate::config::{Ballot, Config};
 use crate::event::{Records, StoreError};
-use crate::record::{Key, Record, Value};
+use crate::record::{Key, Record};
 use crate::request::Cursor;
+use crate::value::Content;
 
 /// Arcs whose sums are in memory: one for each value of the first two bytes of a point.
 pub(super) const LEAVES: usize = 1 << 16;
@@ -51,13 +52,13 @@ pub(super) fn fingerprint(key: &Key, record: &Record) -> u64 {
     }
     let register = &record.register;
     let value = register.value.as_ref();
-    let content = value.map_or(0, Value::digest);
+    let content = value.map_or(0, Content::digest);
     let rest = (
         key.hash(),
         record.accepted,
         register.version,
         value.is_some(),
-        value.and_then(|value| value.ttl).map(|ttl| ttl.whole_ms),
+        value.and_then(Content::ttl).map(|ttl| ttl.whole_ms),
         &register.done,
         register.forgotten,
     );
@@ -171,10 +172,16 @@ impl Stored {
 
     /// Whether the records of a leaf can be read and are those that were written, as far as its digest tells.
     pub(super) fn is_sound(&self, records: &impl Records, leaf: u16) -> Result<bool, StoreError> {
-        let mut sum = 0u64;
+        let (mut sum, mut apart) = (0u64, Vec::new());
         self.each_in(records, &leaf.to_be_bytes(), |key, record| {
             sum = sum.wrapping_add(fingerprint(key, record));
+            if record.register.apart().is_some() {
+                apart.push(key.clone());
+            }
         })?;
+        for key in apart {
+            self.whole(records, &key)?;
+        }
         Ok(sum == self.digests.0[usize::from(leaf)])
     }
 

@@ -21,9 +21,10 @@ use crate::config::{Ballot, Config, NodeId, Peer, RangeTag, is_majority};
 use crate::context::Context;
 use crate::event::Records;
 use crate::message::{Body, Refusal};
-use crate::record::{Key, Record, Register, Ttl};
+use crate::record::{Key, Record, Register};
 use crate::time::Time;
 use crate::timer::Timer;
+use crate::value::Content;
 
 /// How many values are asked about at once, and how many of all ranges are looked at to find them.
 const AT_ONCE: usize = 256;
@@ -76,15 +77,15 @@ impl Expiries {
 /// When the time of the value is over that is about to be stored over `old`. Who holds this version already
 /// goes on counting.
 pub(super) fn expires(ctx: &Context, old: &Record, register: &Register) -> Option<u64> {
-    let ttl = register.value.as_ref()?.ttl?;
+    let ttl = register.value.as_ref()?.ttl()?;
     let counts = old.expires.filter(|_| old.register.version == register.version);
     Some(counts.unwrap_or_else(|| ctx.wall().saturating_add(ttl.left_ms.saturating_mul(1000))))
 }
 
 /// The register as it is stored, without what somebody said was left: that is in [`Record::expires`].
 pub(super) fn counted_anew(mut register: Register) -> Register {
-    if let Some(value) = &mut register.value {
-        value.ttl = value.ttl.map(Ttl::anew);
+    if let Some(ttl) = register.value.as_mut().and_then(Content::ttl_mut) {
+        *ttl = ttl.anew();
     }
     register
 }
@@ -93,7 +94,7 @@ pub(super) fn counted_anew(mut register: Register) -> Register {
 pub(super) fn told(ctx: &Context, record: &Record) -> Register {
     let mut register = record.register.clone();
     if let (Some(value), Some(expires)) = (&mut register.value, record.expires)
-        && let Some(ttl) = &mut value.ttl
+        && let Some(ttl) = value.ttl_mut()
     {
         ttl.left_ms = (expires.saturating_sub(ctx.wall()) / 1000).min(ttl.whole_ms);
     }

@@ -7,6 +7,7 @@
 //!
 //! - [`acceptor`]: what a member answers, and what it writes before it does
 //! - [`register`], [`round`]: rounds for one key: read, prepare, accept
+//! - [`fetch`]: the bytes of a large value, for a round that needs them
 //! - [`change`]: what an operation makes of a key's state
 //! - [`operate`]: the way of a client's operation to a member that carries it out
 //! - [`listing`]: pages of keys, agreed by a quorum
@@ -30,6 +31,7 @@ mod change;
 mod compare;
 mod digest;
 mod expiry;
+mod fetch;
 mod force;
 mod leaving;
 mod listing;
@@ -436,8 +438,8 @@ impl Ranges {
                 let members = owner_first(&known.config.members, known.config.hi);
                 let owned = members.first().is_some_and(|peer| peer.node == w.ctx.me.node);
                 let version = seen.record.register.version;
-                let (size, digest) = (value.bytes.len() as u32, value.digest());
-                bytes += value.bytes.len();
+                let (size, digest) = (value.size() as u32, value.digest());
+                bytes += value.whole().map_or(0, |value| value.bytes.len());
                 keys.push(LocalKey { key, size, digest, version, owned });
                 if keys.len() >= limit {
                     return Ok((keys, false));

@@ -199,7 +199,7 @@ impl Ranges {
             .candidates(w, pending)
             .into_iter()
             .find(|peer| !pending.asked.contains(&peer.node));
-        let longer = self.patience_for(&pending.operation);
+        let longer = self.patience_for(w, &pending.operation);
         let Some(peer) = next else {
             // Everybody was asked. Those still at work may answer; if nobody is, a new turn begins.
             let Some(pending) = self.operations.pending.get_mut(&id) else { return };
@@ -243,10 +243,11 @@ impl Ranges {
     }
 
     /// How much longer an operation takes than that on a short value, as far as this node knows.
-    fn patience_for(&self, operation: &Operation) -> Duration {
+    fn patience_for<R: Records>(&self, w: &World<'_, R>, operation: &Operation) -> Duration {
         match operation {
-            Operation::Get { key, .. } => {
-                self.stored.head(key).map_or(Duration::ZERO, |(head, _)| patience(head.size))
+            Operation::Get { key, .. } if w.ctx.settings.has_large_values() => {
+                let seen = self.stored.get(w.records, key);
+                seen.map_or(Duration::ZERO, |seen| patience(seen.record.register.value_bytes()))
             }
             // To the member, and from there to the others.
             operation => patience(operation.value_bytes()) * 2,
@@ -302,8 +303,9 @@ impl Ranges {
                 self.list(w, origin, after, prefix, limit, deadline);
             }
             Operation::Get { key, consistency: Consistency::Any } => {
-                let outcome = match self.stored.get(w.records, key) {
-                    Ok(seen) => Ok(found(&told(w.ctx, &seen.record))),
+                let outcome = match self.stored.whole(w.records, key) {
+                    Ok(seen) => found(&told(w.ctx, &seen.record))
+                        .ok_or_else(|| Failure::Unavailable("the value is not here".into())),
                     Err(error) => Err(Failure::Unavailable(error.to_string())),
                 };
                 self.finish_origin(w, origin, outcome);

@@ -23,7 +23,7 @@ use crate::time::patience;
 /// The rounds of this process.
 #[derive(Default)]
 pub(super) struct Registers {
-    rounds: BTreeMap<RoundId, Round>,
+    pub(super) rounds: BTreeMap<RoundId, Round>,
     /// The round at work on a key, and the jobs that wait for it to end.
     lanes: BTreeMap<Key, VecDeque<Job>>,
     last_round: u64,
@@ -49,7 +49,7 @@ impl Registers {
     fn is_loaded(&self, settings: &Settings) -> bool {
         // Without large values their number is limit enough.
         settings.has_large_values()
-            && self.rounds.values().map(Round::value_bytes).sum::<usize>() > BYTES_HELD
+            && self.rounds.values().map(Round::bytes_here).sum::<usize>() > BYTES_HELD
     }
 }
 
@@ -104,8 +104,8 @@ impl Ranges {
             answers: BTreeMap::new(),
             refused: BTreeMap::new(),
             asked: BTreeSet::new(),
-            size: 0,
-            silences: 0,
+            holders: BTreeSet::new(),
+            fetching: None,
             attempts,
             proposed,
         };
@@ -132,7 +132,6 @@ impl Ranges {
         let Some(round) = self.registers.rounds.get_mut(&id) else { return };
         round.ballot = ballot;
         round.enter(Stage::Prepare);
-        round.size = self.stored.head(&round.key).map_or(0, |(head, _)| head.size);
         self.ask_rest(w, id);
     }
 
@@ -153,6 +152,7 @@ impl Ranges {
         }
         let Some(round) = self.registers.rounds.get_mut(&id) else { return false };
         round.ballot = sticky.next;
+        round.note_holders(&seen.record.register);
         self.propose(w, id, seen.record.register, false);
         true
     }
@@ -209,7 +209,7 @@ impl Ranges {
         self.ask(w, id, to);
     }
 
-    fn ask<R: Records>(&mut self, w: &mut World<'_, R>, id: RoundId, to: Vec<Peer>) {
+    pub(super) fn ask<R: Records>(&mut self, w: &mut World<'_, R>, id: RoundId, to: Vec<Peer>) {
         for peer in to {
             let Some(round) = self.registers.rounds.get_mut(&id) else { return };
             round.asked.insert(peer.node);
@@ -217,17 +217,18 @@ impl Ranges {
             let question = match round.stage {
                 Stage::Read => Body::Read { at, key, with_value: peer.node == w.ctx.me.node },
                 Stage::Prepare => Body::Prepare { at, key, ballot },
+                Stage::Fetch => Body::Read { at, key, with_value: true },
                 Stage::Accept | Stage::Done => Body::Accept {
                     at,
                     key,
                     ballot,
-                    register: round.proposal.clone(),
+                    register: round.proposal_for(&peer.node, w.ctx.settings.apart_above),
                     next: Some(round.next),
                 },
                 Stage::Waiting => return,
             };
             let call = RangeCall::Round(id, round.phase);
-            let bytes = round.expected_bytes(&w.ctx.settings);
+            let bytes = round.expected_bytes();
             w.ask_for(&peer, question, call, bytes);
         }
     }
@@ -251,6 +252,10 @@ impl Ranges {
             (Stage::Prepare, Some(Body::Promised { accepted, register })) => {
                 round.answers.insert(from, (accepted, Some(register)));
             }
+            (Stage::Fetch, Some(Body::Held { register: Some(register), .. })) => {
+                return self.on_fetched(w, id, &register);
+            }
+            (Stage::Fetch, Some(_) | None) => return self.fetch_on(w, id),
             (Stage::Accept | Stage::Done, Some(Body::Accepted)) => {
                 round.answers.insert(from, (Ballot::ZERO, None));
             }
@@ -286,6 +291,13 @@ impl Ranges {
                 let peer = round.config.everyone().find(|peer| peer.node == from).cloned();
                 return self.ask(w, id, peer.into_iter().collect());
             }
+            Refusal::Lacks => {
+                round.holders.remove(&from);
+                if round.proposal.bytes_here() > 0 {
+                    let peer = round.config.everyone().find(|peer| peer.node == from).cloned();
+                    return self.ask(w, id, peer.into_iter().collect());
+                }
+            }
             Refusal::Promised(ballot) => {
                 let higher = ballot.round;
                 self.registers.last_ballot = self.registers.last_ballot.max(higher);
@@ -313,7 +325,6 @@ impl Ranges {
         from: NodeId,
     ) {
         let Some(round) = self.registers.rounds.get_mut(&id) else { return };
-        round.silences += 1;
         match stage {
             Stage::Waiting => {}
             Stage::Done => {
@@ -338,26 +349,27 @@ impl Ranges {
         let Some(round) = self.registers.rounds.get_mut(&id) else { return };
         match round.stage {
             Stage::Read if round.first_phase_done() => {
-                if let Some((version, register)) = round.settled() {
-                    if let Some(register) = register {
-                        return self.finish_reads(w, id, &register);
-                    }
-                    if version == Ballot::ZERO {
-                        return self.finish_reads(w, id, &Register::ABSENT);
-                    }
+                let answer = match round.settled() {
+                    Some((_, Some(register))) => found(&register),
+                    Some((Ballot::ZERO, None)) => Some(Answer::Absent),
+                    Some((_, None)) | None => None,
+                };
+                match answer {
+                    Some(answer) => self.finish_reads(w, id, answer),
+                    None => self.prepare_round(w, id),
                 }
-                self.prepare_round(w, id);
             }
             Stage::Prepare if round.first_phase_done() => {
                 let settled = round.settled().is_some();
                 let register = round.highest();
+                round.note_holders(&register);
                 self.propose(w, id, register, settled);
             }
             Stage::Accept if round.second_phase_done() => self.finish_round(w, id),
             Stage::Done if !round.is_waiting() => {
                 self.registers.rounds.remove(&id);
             }
-            Stage::Done | Stage::Waiting => {}
+            Stage::Done | Stage::Fetch | Stage::Waiting => {}
             _ if round.is_hopeless() => self.start_over(w, id),
             _ if !round.is_waiting() => {
                 let asked = round.asked.len();
@@ -372,7 +384,7 @@ impl Ranges {
 
     /// Decides what the key's next state is, and asks the members to accept it. `settled` says that the
     /// state is known to be chosen, so that an answer about it needs no second phase.
-    fn propose<R: Records>(
+    pub(super) fn propose<R: Records>(
         &mut self,
         w: &mut World<'_, R>,
         id: RoundId,
@@ -380,7 +392,12 @@ impl Ranges {
         settled: bool,
     ) {
         let Some(round) = self.registers.rounds.get_mut(&id) else { return };
-        let decision = match round.jobs.first().map(|job| &job.task) {
+        let task = round.jobs.first().map(|job| &job.task);
+        if matches!(task, Some(Task::Get)) && current.apart().is_some() {
+            return self.fetch(w, id, current, settled);
+        }
+        let (version, outline) = (current.version, current.apart().map(|_| current.clone()));
+        let decision = match task {
             Some(Task::Change(errand)) => decide(current, round.ballot, errand),
             Some(Task::Expire(version)) => Some(expire(current, round.ballot, version)),
             _ => Some(Decision { outcome: found(&current), register: current, changes: false }),
@@ -397,10 +414,21 @@ impl Ranges {
             return self.fail_round(w, id, failure);
         }
         // A refusal that is only noted changes nothing for the client, whatever becomes of it.
-        let applies = decision.changes && !decision.outcome.is_refusal();
-        round.outcome = Some(Ok(decision.outcome));
+        let is_refusal = decision.outcome.as_ref().is_some_and(Answer::is_refusal);
+        let applies = decision.changes && !is_refusal;
+        round.outcome = decision.outcome.map(Ok);
         if settled && !decision.changes && !is_identity {
             return self.finish_round(w, id);
+        }
+        if decision.register.version != version {
+            round.holders.clear();
+        } else if let Some(current) = outline {
+            // It is decided again, alike, when the bytes are here.
+            let is_asked = |p: &&Peer| round.attempts > 0 || !w.members.is_suspect(&p.node);
+            let mut asked = round.config.members.iter().filter(is_asked);
+            if asked.any(|peer| !round.holders.contains(&peer.node)) {
+                return self.fetch(w, id, current, settled);
+            }
         }
         let epoch = round.ballot.epoch;
         let next = self.fresh_ballot(w, epoch);
@@ -450,14 +478,14 @@ impl Ranges {
         self.next_in_lane(w, &key);
     }
 
-    fn finish_reads<R: Records>(&mut self, w: &mut World<'_, R>, id: RoundId, register: &Register) {
+    fn finish_reads<R: Records>(&mut self, w: &mut World<'_, R>, id: RoundId, answer: Answer) {
         let Some(round) = self.registers.rounds.remove(&id) else { return };
-        self.finish_jobs(w, round.jobs, &Ok(found(register)));
+        self.finish_jobs(w, round.jobs, &Ok(answer));
         self.next_in_lane(w, &round.key);
     }
 
     /// Starts over after a pause, or gives up if the time is over.
-    fn start_over<R: Records>(&mut self, w: &mut World<'_, R>, id: RoundId) {
+    pub(super) fn start_over<R: Records>(&mut self, w: &mut World<'_, R>, id: RoundId) {
         let Some(round) = self.registers.rounds.get_mut(&id) else { return };
         let is_full = round.is_full();
         let is_late = round.jobs.iter().all(|job| job.deadline <= w.ctx.now);
@@ -468,7 +496,7 @@ impl Ranges {
         round.enter(Stage::Waiting);
         // Proposers that get in each other's way with a large value need more distance: what one of them sends
         // has to arrive before the next one begins.
-        let size = round.size.max(round.value_bytes());
+        let size = round.size();
         let pause = (BACKOFF + patience(size) / 16) * (1 << round.attempts.min(5));
         let pause = pause.mul_f64(0.5 + w.ctx.rng.unit());
         let at = w.ctx.now + pause;
@@ -481,7 +509,12 @@ impl Ranges {
         self.begin(w, round.key, round.jobs, round.attempts + 1, round.proposed);
     }
 
-    fn fail_round<R: Records>(&mut self, w: &mut World<'_, R>, id: RoundId, failure: Failure) {
+    pub(super) fn fail_round<R: Records>(
+        &mut self,
+        w: &mut World<'_, R>,
+        id: RoundId,
+        failure: Failure,
+    ) {
         let Some(round) = self.registers.rounds.remove(&id) else { return };
         self.finish_jobs(w, round.jobs, &Err(failure));
         self.next_in_lane(w, &round.key);

@@ -1,6 +1,6 @@
 //! One round for one key: what it has been told, and whether that is enough.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::Errand;
@@ -9,13 +9,8 @@ use crate::config::{Ballot, Config, NodeId, Peer, is_majority};
 use crate::message::{CallId, Refusal};
 use crate::record::{Key, Register};
 use crate::request::{Answer, Failure};
-use crate::settings::Settings;
 use crate::time::Time;
-
-/// So many silences may be those of nodes that are gone, or of the network.
-const SILENCES_OF_SMALL_VALUES: u32 = 3;
-/// The bytes that are expected after one more.
-const SUPPOSED: usize = 1 << 20;
+use crate::value::Content;
 
 /// Who wants a job done.
 #[derive(Debug, Clone)]
@@ -60,11 +55,23 @@ pub(super) enum Task {
 pub(super) enum Stage {
     Read,
     Prepare,
+    /// Getting the bytes of the value from somebody who holds them.
+    Fetch,
     Accept,
     /// Answered; late members are still listened to.
     Done,
     /// Waiting before it starts over.
     Waiting,
+}
+
+/// A state of which the bytes of the value are wanted.
+#[derive(Debug)]
+pub(super) struct Fetching {
+    pub(super) found: Register,
+    /// Whether it is known to be chosen.
+    pub(super) settled: bool,
+    /// Who holds the bytes and was not asked for them yet.
+    pub(super) sources: VecDeque<Peer>,
 }
 
 /// One round.
@@ -86,10 +93,9 @@ pub(super) struct Round {
     pub(super) answers: BTreeMap<NodeId, (Ballot, Option<Register>)>,
     pub(super) refused: BTreeMap<NodeId, Refusal>,
     pub(super) asked: BTreeSet<NodeId>,
-    /// The bytes of the value that this node holds, if it is a large one.
-    pub(super) size: usize,
-    /// How often a member did not answer in time.
-    pub(super) silences: u32,
+    /// Who holds the value that the first phase found, or is thought to, and need not be sent its bytes.
+    pub(super) holders: BTreeSet<NodeId>,
+    pub(super) fetching: Option<Fetching>,
     pub(super) attempts: u32,
     /// Whether what the client wants was ever sent out to be accepted.
     pub(super) proposed: bool,
@@ -104,21 +110,45 @@ impl Round {
         self.asked.clear();
     }
 
-    /// The bytes of the values that it holds.
-    pub(super) fn value_bytes(&self) -> usize {
+    fn registers(&self) -> impl Iterator<Item = &Register> {
         let told = self.answers.values().filter_map(|(_, register)| register.as_ref());
-        told.map(Register::value_bytes).sum::<usize>() + self.proposal.value_bytes()
+        told.chain([&self.proposal]).chain(self.fetching.as_ref().map(|fetching| &fetching.found))
     }
 
-    /// About how many bytes of a value an answer brings, as far as that is known here. A value that this node
-    /// does not hold shows by several silences: more and more is expected then.
-    pub(super) fn expected_bytes(&self, settings: &Settings) -> usize {
-        if self.stage != Stage::Prepare || !settings.has_large_values() {
-            return 0;
+    /// The bytes of values that it holds.
+    pub(super) fn bytes_here(&self) -> usize {
+        self.registers().map(Register::bytes_here).sum()
+    }
+
+    /// The size of the largest value that it knows of.
+    pub(super) fn size(&self) -> usize {
+        self.registers().map(Register::value_bytes).max().unwrap_or(0)
+    }
+
+    /// How many bytes of a value an answer brings.
+    pub(super) fn expected_bytes(&self) -> usize {
+        self.fetching.as_ref().map_or(0, |fetching| fetching.found.value_bytes())
+    }
+
+    /// Notes who holds the value of the state that the first phase found. Of those who have not answered yet the
+    /// ones that should are believed to do at first: if one does not it says so, and gets the bytes then.
+    pub(super) fn note_holders(&mut self, found: &Register) {
+        if found.apart().is_none() {
+            return;
         }
-        let doublings = self.silences.checked_sub(SILENCES_OF_SMALL_VALUES);
-        let supposed = doublings.map_or(0, |doublings| SUPPOSED << doublings.min(10));
-        self.size.max(supposed.min(settings.max_value_bytes))
+        let should = if self.ask_prev { &self.config.prev } else { &self.config.members };
+        let holds = |peer: &&Peer| match self.answers.get(&peer.node) {
+            Some((_, told)) => told.as_ref().is_some_and(|it| it.has_value_of(found)),
+            None => self.attempts == 0 && should.iter().any(|other| other.node == peer.node),
+        };
+        self.holders = self.config.everyone().filter(holds).map(|peer| peer.node).collect();
+    }
+
+    /// The state to be accepted, as it is sent to this node: without bytes that it holds, if they are more than
+    /// `most`.
+    pub(super) fn proposal_for(&self, node: &NodeId, most: usize) -> Register {
+        let most = if self.holders.contains(node) { most } else { usize::MAX };
+        self.proposal.clone().outlined(most)
     }
 
     /// Whether a member that was asked has neither answered nor refused yet.
@@ -148,8 +178,8 @@ impl Round {
         let told = self.answers.values().filter(|answer| answer.0 == top);
         let told: Vec<_> = told.filter_map(|answer| answer.1.as_ref()).collect();
         let Some(mut register) = told.first().copied().cloned() else { return Register::ABSENT };
-        if let Some(ttl) = register.value.as_mut().and_then(|value| value.ttl.as_mut()) {
-            let left = |register: &&Register| Some(register.value.as_ref()?.ttl?.left_ms);
+        if let Some(ttl) = register.value.as_mut().and_then(Content::ttl_mut) {
+            let left = |register: &&Register| Some(register.value.as_ref()?.ttl()?.left_ms);
             let needed = self.config.members.len().min(2);
             let most = told.iter().filter_map(left).max().filter(|_| told.len() >= needed);
             ttl.left_ms = most.unwrap_or(ttl.whole_ms).min(ttl.whole_ms);
@@ -191,6 +221,8 @@ impl Round {
             Failure::MaybeApplied
         } else if self.is_full() {
             Failure::DiskFull
+        } else if self.stage == Stage::Fetch {
+            Failure::Unavailable("the nodes that hold the value did not send it in time".into())
         } else {
             let answered = self.answers.len();
             let members = self.config.members.len();

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
+use bytes::Bytes;
+
 use super::digest::{Digests, before};
 use crate::Id;
 use crate::config::{Ballot, Config};
@@ -11,10 +13,11 @@ use crate::context::Context;
 use crate::event::{Records, Scan, StoreError, Write};
 use crate::record::{Key, Record};
 use crate::request::{Cursor, segments};
+use crate::value::Content;
 
 /// Keys are counted in this many arcs of equal length.
 const BUCKETS: usize = 4096;
-/// Records read at once, if their values are short.
+/// Records read at once, if they are short.
 const PAGE: usize = 1024;
 
 /// The records of this node.
@@ -23,8 +26,8 @@ pub(super) struct Stored {
     /// Written but not known to be on disk, with the number of the commit.
     pending: BTreeMap<Key, (u64, Record)>,
     order: VecDeque<(u64, Key)>,
-    /// What is known of the records with large values.
-    heads: BTreeMap<Key, Head>,
+    /// The same for the bytes of values that are kept apart from their records.
+    bytes: BTreeMap<Key, (u64, Bytes)>,
     /// Live keys in each arc of the circle.
     live: Vec<u32>,
     pub(super) digests: Digests,
@@ -38,18 +41,6 @@ pub(super) struct Stored {
     pub(super) expiring: BTreeSet<(u64, Key)>,
 }
 
-/// What is known of a record with a large value without reading it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Head {
-    pub(super) accepted: Ballot,
-    /// The bytes of its value.
-    pub(super) size: usize,
-}
-
-/// Records with larger values have a [`Head`] in memory: to read such a value only to tell its ballot would
-/// take longer than those who ask are patient for.
-const LARGE: usize = 128 << 10;
-
 /// A record and the commit that has to be on disk before it may be told to anyone (0: it is).
 pub(super) struct Seen {
     pub(super) record: Record,
@@ -57,7 +48,7 @@ pub(super) struct Seen {
 }
 
 impl Stored {
-    /// The record of a key; an empty one if there is none.
+    /// The record of a key; an empty one if there is none. The bytes of a large value are not read.
     pub(super) fn get(&self, records: &impl Records, key: &Key) -> Result<Seen, StoreError> {
         if let Some((seq, record)) = self.pending.get(key) {
             return Ok(Seen { record: record.clone(), seq: *seq });
@@ -65,15 +56,34 @@ impl Stored {
         Ok(Seen { record: records.get(key)?.unwrap_or(Record::EMPTY), seq: 0 })
     }
 
-    /// What is known of the record of a key without reading it, and the commit that has to be on disk before it
-    /// may be told to anyone; none if it has no large value.
-    pub(super) fn head(&self, key: &Key) -> Option<(Head, u64)> {
-        let head = self.heads.get(key)?;
-        Some((*head, self.pending.get(key).map_or(0, |(seq, _)| *seq)))
+    /// The record of a key, with all of its value.
+    pub(super) fn whole(&self, records: &impl Records, key: &Key) -> Result<Seen, StoreError> {
+        let mut seen = self.get(records, key)?;
+        if let Some(outline) = seen.record.register.apart() {
+            let bytes = match self.bytes.get(key) {
+                Some((_, bytes)) => Some(bytes.clone()),
+                None => records.bytes(key)?,
+            };
+            let damaged = || {
+                let found = bytes.as_ref().map_or("gone", |_| "not those that were written");
+                StoreError(format!("the bytes of the value of {key:?} are {found}"))
+            };
+            let value = bytes.clone().and_then(|bytes| outline.with(bytes)).ok_or_else(damaged)?;
+            seen.record.register.value = Some(Content::Whole(value));
+        }
+        Ok(seen)
     }
 
-    /// Writes a record over `old` and returns the number of the commit.
+    /// Writes a record over `old`, which is as [`Self::get`] gave it, and returns the number of the commit.
     pub(super) fn put(&mut self, ctx: &mut Context, key: &Key, old: &Record, new: Record) -> u64 {
+        let (bytes, new) = set_apart(new, ctx.settings.apart_above);
+        let is_there = old.register.apart().is_some() && new.register.has_value_of(&old.register);
+        if let Some(bytes) = bytes.filter(|_| !is_there) {
+            let seq = ctx.persist(Write::Bytes(key.clone(), bytes.clone()));
+            self.bytes.insert(key.clone(), (seq, bytes));
+        } else if old.register.apart().is_some() && new.register.apart().is_none() {
+            self.forget_bytes(ctx, key);
+        }
         self.recount(key, old, &new);
         if self.notes_changes && new.register.version != old.register.version {
             self.changed.push((key.clone(), new.register.version));
@@ -86,9 +96,17 @@ impl Stored {
     /// Removes the record of a key and returns the number of the commit.
     pub(super) fn forget(&mut self, ctx: &mut Context, key: &Key, old: &Record) -> u64 {
         self.recount(key, old, &Record::EMPTY);
+        if old.register.apart().is_some() {
+            self.forget_bytes(ctx, key);
+        }
         let seq = ctx.persist(Write::Forget(key.clone()));
         self.note(seq, key, Record::EMPTY);
         seq
+    }
+
+    fn forget_bytes(&mut self, ctx: &mut Context, key: &Key) {
+        self.bytes.remove(key);
+        ctx.persist(Write::ForgetBytes(key.clone()));
     }
 
     fn note(&mut self, seq: u64, key: &Key, record: Record) {
@@ -99,10 +117,12 @@ impl Stored {
     /// Everything up to this commit can be read from the store again.
     pub(super) fn on_persisted(&mut self, seq: u64) {
         while self.order.front().is_some_and(|(other, _)| *other <= seq) {
-            if let Some((written, key)) = self.order.pop_front()
-                && self.pending.get(&key).is_some_and(|(latest, _)| *latest == written)
-            {
+            let Some((written, key)) = self.order.pop_front() else { return };
+            if self.pending.get(&key).is_some_and(|(latest, _)| *latest == written) {
                 self.pending.remove(&key);
+            }
+            if self.bytes.get(&key).is_some_and(|(latest, _)| *latest == written) {
+                self.bytes.remove(&key);
             }
         }
     }
@@ -120,7 +140,7 @@ impl Stored {
         })
     }
 
-    /// At most `limit` records after a place and up to a point, fewer if their values are large.
+    /// At most `limit` records after a place and up to a point, fewer if they are long.
     pub(super) fn scan(
         &self,
         records: &impl Records,
@@ -184,13 +204,6 @@ impl Stored {
 
     fn recount(&mut self, key: &Key, old: &Record, new: &Record) {
         self.digests.replace(key, old, new);
-        match new.register.value_bytes() {
-            size if size > LARGE => {
-                self.heads.insert(key.clone(), Head { accepted: new.accepted, size });
-            }
-            _ if old.register.value_bytes() > LARGE => drop(self.heads.remove(key)),
-            _ => {}
-        }
         if new.is_tombstone() {
             self.tombstones.insert(key.clone());
         } else if old.is_tombstone() {
@@ -246,6 +259,17 @@ impl Stored {
 fn bucket_of(point: Id) -> usize {
     let bytes = point.as_bytes();
     usize::from(bytes[0]) << 4 | usize::from(bytes[1]) >> 4
+}
+
+/// Takes the bytes of a value out of its record, if it has more than `most`.
+fn set_apart(mut record: Record, most: usize) -> (Option<Bytes>, Record) {
+    match record.register.value {
+        Some(Content::Whole(value)) if value.bytes.len() > most => {
+            record.register.value = Some(Content::Apart(value.outline()));
+            (Some(value.bytes), record)
+        }
+        _ => (None, record),
+    }
 }
 
 /// Whether a key comes after this place.

@@ -3,8 +3,8 @@
 use super::*;
 use crate::event::Output;
 use crate::message::CallId;
-use crate::record::Value;
 use crate::settings::Settings;
+use crate::value::Value;
 use crate::{Id, Key};
 
 fn node(number: u64) -> NodeId {

@@ -30,6 +30,7 @@ pub(crate) struct Store(Rc<RefCell<Content>>);
 #[derive(Debug, Clone, Default)]
 struct Content {
     records: BTreeMap<Key, Record>,
+    bytes: BTreeMap<Key, Bytes>,
     meta: BTreeMap<String, Bytes>,
 }
 
@@ -40,6 +41,8 @@ impl Store {
             match write {
                 Write::Record(key, record) => drop(content.records.insert(key, record)),
                 Write::Forget(key) => drop(content.records.remove(&key)),
+                Write::Bytes(key, bytes) => drop(content.bytes.insert(key, bytes)),
+                Write::ForgetBytes(key) => drop(content.bytes.remove(&key)),
                 Write::Meta { name, bytes: Some(bytes) } => drop(content.meta.insert(name, bytes)),
                 Write::Meta { name, bytes: None } => drop(content.meta.remove(&name)),
             }
@@ -55,6 +58,10 @@ impl Store {
 impl Records for Store {
     fn get(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         Ok(self.0.borrow().records.get(key).cloned())
+    }
+
+    fn bytes(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.0.borrow().bytes.get(key).cloned())
     }
 
     fn scan(
@@ -79,7 +86,8 @@ impl Records for Store {
 /// Starts the node of this number.
 pub(crate) fn start(store: &Store, now: Time, number: usize, boot: u32) -> Node<Store> {
     let meta = store.0.borrow().meta.clone().into_iter().collect();
-    let settings = Settings { repair_after: Duration::from_secs(3), ..Settings::default() };
+    let settings =
+        Settings { repair_after: Duration::from_secs(3), apart_above: 30, ..Settings::default() };
     let me = peers()[number].clone();
     let wall = 1 << 50;
     let start = Start { me, boot, settings, meta, seed: number as u64, wall };
@@ -183,8 +191,11 @@ impl Network {
     fn work(&mut self, number: usize, rounds: u8) {
         for round in 0..rounds {
             let key = |i: u8| Key::new(&format!("key {}", i % 8));
-            let value =
-                Value { content_type: "x".into(), bytes: vec![round; 20].into(), ttl: None };
+            let value = Value {
+                content_type: "x".into(),
+                bytes: vec![round; 20 << (round % 2)].into(),
+                ttl: None,
+            };
             let condition = Condition::Always;
             self.operate(number, Operation::Put { key: key(round), value, condition });
             self.run(Duration::from_millis(20));

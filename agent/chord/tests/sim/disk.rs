@@ -52,6 +52,8 @@ pub(crate) enum Ended {
 #[derive(Debug, Default)]
 struct Synced {
     records: BTreeMap<Key, Record>,
+    /// The bytes of values that are kept apart.
+    bytes: BTreeMap<Key, Bytes>,
     meta: BTreeMap<String, Bytes>,
     /// The highest promised and accepted ballot ever synced for each key.
     marks: BTreeMap<Key, (Ballot, Ballot)>,
@@ -65,6 +67,7 @@ struct Synced {
 #[expect(clippy::large_enum_variant, reason = "records are most of it")]
 enum Undo {
     Record(Key, Option<Record>),
+    Bytes(Key, Option<Bytes>),
     Meta(String, Option<Bytes>),
 }
 
@@ -141,6 +144,8 @@ impl Disk {
             match synced.undo.pop() {
                 Some(Undo::Record(key, Some(record))) => drop(synced.records.insert(key, record)),
                 Some(Undo::Record(key, None)) => drop(synced.records.remove(&key)),
+                Some(Undo::Bytes(key, Some(bytes))) => drop(synced.bytes.insert(key, bytes)),
+                Some(Undo::Bytes(key, None)) => drop(synced.bytes.remove(&key)),
                 Some(Undo::Meta(name, Some(bytes))) => drop(synced.meta.insert(name, bytes)),
                 Some(Undo::Meta(name, None)) => drop(synced.meta.remove(&name)),
                 None => return,
@@ -199,10 +204,24 @@ impl Disk {
         self.synced.borrow().versions.contains(&(key.clone(), version))
     }
 
-    /// The size of all records.
+    /// The size of everything stored for keys.
     pub(crate) fn bytes(&self) -> usize {
         let synced = self.synced.borrow();
-        synced.records.iter().map(|(key, r)| key.to_bytes().len() + r.to_bytes().len()).sum()
+        let records =
+            synced.records.iter().map(|(key, r)| key.to_bytes().len() + r.to_bytes().len());
+        records.sum::<usize>() + synced.bytes.values().map(Bytes::len).sum::<usize>()
+    }
+
+    /// The bytes that are kept apart are those of the values of which there is an outline.
+    pub(crate) fn assert_nothing_is_left_over(&self) {
+        let synced = self.synced.borrow();
+        let records = synced.records.iter();
+        let apart = records.filter_map(|(key, record)| Some((key, record.register.apart()?)));
+        let apart: BTreeMap<_, _> = apart.collect();
+        assert!(apart.keys().copied().eq(synced.bytes.keys()), "bytes and outlines");
+        for (key, outline) in apart {
+            assert!(outline.with(synced.bytes[key].clone()).is_some(), "the bytes of {key:?}");
+        }
     }
 
     /// What is accepted here, without what is only promised.
@@ -216,6 +235,11 @@ impl Disk {
     /// Changes what is stored for a key behind everybody's back.
     pub(crate) fn tamper(&mut self, key: &Key, change: impl FnOnce(&mut Record)) {
         change(self.synced.borrow_mut().records.get_mut(key).expect("a stored key"));
+    }
+
+    /// Changes the bytes of a value behind everybody's back.
+    pub(crate) fn tamper_bytes(&mut self, key: &Key, bytes: Bytes) {
+        self.synced.borrow_mut().bytes.insert(key.clone(), bytes).expect("bytes of this key");
     }
 
     /// How often a request is remembered by the key's record.
@@ -233,6 +257,10 @@ impl Synced {
                 Undo::Record(key.clone(), self.apply_record(key, record.clone()))
             }
             Write::Forget(key) => Undo::Record(key.clone(), self.records.remove(key)),
+            Write::Bytes(key, bytes) => {
+                Undo::Bytes(key.clone(), self.bytes.insert(key.clone(), bytes.clone()))
+            }
+            Write::ForgetBytes(key) => Undo::Bytes(key.clone(), self.bytes.remove(key)),
             Write::Meta { name, bytes: Some(bytes) } => {
                 Undo::Meta(name.clone(), self.meta.insert(name.clone(), bytes.clone()))
             }
@@ -270,6 +298,10 @@ impl Records for Reader {
         Ok(self.0.borrow().records.get(key).cloned())
     }
 
+    fn bytes(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.0.borrow().bytes.get(key).cloned())
+    }
+
     fn scan(
         &self,
         after: Option<&Cursor>,
@@ -292,7 +324,7 @@ impl Records for Reader {
             if entries.len() >= limit || bytes >= SCAN_BYTES {
                 return Ok(Scan { entries, end: false });
             }
-            bytes += record.register.value_bytes();
+            bytes += record.register.bytes_here();
             entries.push((key.clone(), record.clone()));
         }
         Ok(Scan { entries, end: true })

@@ -64,6 +64,7 @@ impl Plan {
             repair_after: random.between(Duration::from_secs(2), Duration::from_secs(8)),
             compare_every: random.between(Duration::from_secs(5), Duration::from_secs(40)),
             use_member_cache: random.chance(0.7),
+            apart_above: random.pick(&[0, 1, 2, usize::MAX]).expect("a size"),
             ..Settings::default()
         };
         let even = random.chance(0.5);

@@ -54,7 +54,8 @@ fn sabotaged(sabotage: Sabotage, seed: u64) {
         | Sabotage::PrevIsLeftOut
         | Sabotage::TombstonesVanish
         | Sabotage::RefusalIsNothing
-        | Sabotage::NoFence => vec![Kind::Crash, Kind::Join, Kind::Pause, Kind::Leave],
+        | Sabotage::NoFence
+        | Sabotage::LackIsDenied => vec![Kind::Crash, Kind::Join, Kind::Pause, Kind::Leave],
         Sabotage::OneCopyRead
         | Sabotage::TwinRequest
         | Sabotage::AcceptIsDropped
@@ -69,10 +70,14 @@ fn sabotaged(sabotage: Sabotage, seed: u64) {
         Sabotage::HintsAreEmpty => Duration::from_secs(3600),
         _ => settings.look_every,
     };
+    let apart_above = match sabotage {
+        Sabotage::LackIsDenied => 0,
+        _ => settings.apart_above,
+    };
     let plan = Plan {
         size: 5,
         even: true,
-        settings: Settings { look_every, ..settings },
+        settings: Settings { look_every, apart_above, ..settings },
         clients: 4,
         keys: 4,
         steady: 4,

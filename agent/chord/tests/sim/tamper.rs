@@ -53,10 +53,12 @@ pub(crate) enum Sabotage {
     ToldOutOfTurn,
     /// The time of a value is over when one clock says so.
     OneClockDecides,
+    /// A member accepts the outline of a value that it does not hold.
+    LackIsDenied,
 }
 
 impl Sabotage {
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::PrevIsLeftOut,
         Self::BootIsNotRaised,
         Self::SyncedIsLost,
@@ -76,6 +78,7 @@ impl Sabotage {
         Self::HintsAreEmpty,
         Self::ToldOutOfTurn,
         Self::OneClockDecides,
+        Self::LackIsDenied,
     ];
 }
 
@@ -204,6 +207,9 @@ impl Tamper {
                 }
                 _ => {}
             },
+            (Some(Sabotage::LackIsDenied), Body::Refused(Refusal::Lacks)) => {
+                message.body = Body::Accepted;
+            }
             (Some(Sabotage::ScanLeavesOut), Body::Scanned { entries, .. }) => {
                 let random = &mut self.random;
                 entries.retain(|_| random.chance(0.5));

@@ -133,7 +133,8 @@ impl Ledger {
 
     /// A node has a state of a key.
     fn on_record(&mut self, node: NodeId, key: &Key, record: &Record) {
-        let (ballot, register) = (record.accepted, &record.register);
+        // Wherever the bytes of the value are.
+        let (ballot, register) = (record.accepted, &record.register.clone().outlined(0));
         if ballot == Ballot::ZERO {
             return;
         }
