@@ -21,7 +21,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Connections that have not said anything yet; one machine alone can have half of them.
-const STRANGERS: usize = 1024;
+const STRANGERS: usize = 4096;
 
 /// Connections of clients; one machine alone can have half of them.
 const CLIENTS: usize = 8192;

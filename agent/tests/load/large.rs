@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::TURN;
 use crate::support::Agent;
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream;
 use reqwest::header::{CONTENT_LENGTH, ETAG, IF_MATCH};
 use reqwest::{Method, StatusCode};
@@ -77,6 +78,41 @@ async fn the_largest_value_goes_through_any_agent() {
     assert_eq!(read.status(), StatusCode::NOT_FOUND);
 }
 
+/// Whoever joins gets all its values, and meanwhile everybody is answered.
+#[tokio::test]
+async fn the_largest_values_are_read_while_a_node_joins() {
+    let _turn = TURN.lock().await;
+    const VALUES: u64 = 4;
+    let ring = ring().await;
+    for number in 0..VALUES {
+        let path = format!("/kv/large/{number}");
+        let stored = ring[0].put(&path, value(number, LARGEST)).send().await.unwrap();
+        assert_eq!(stored.status(), StatusCode::CREATED, "{path}");
+    }
+    let (most, join) = (LARGEST.to_string(), ring[0].address());
+    let newcomer = Agent::start(&["--max-value-bytes", &most, "--join", &join]).await;
+    let is_settled = async || {
+        let view: View = newcomer.get("/ring").send().await.unwrap().json().await.unwrap();
+        let has_part = view.ranges.len() == 3;
+        has_part && view.ranges.iter().all(|range| !range.unswept && range.lagging.is_empty())
+    };
+    let mut read = 0;
+    while read < 2 * VALUES || !is_settled().await {
+        let (agent, number) = (&ring[read as usize % 3], read % VALUES);
+        let answer = agent.get(&format!("/kv/large/{number}")).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{number}");
+        assert!(answer.bytes().await.unwrap() == value(number, LARGEST), "{number}");
+        let path = format!("/kv/small/{read}");
+        let stored = agent.put(&path, "small").send().await.unwrap();
+        assert_eq!(stored.status(), StatusCode::CREATED, "{path}");
+        read += 1;
+    }
+    for number in 0..VALUES {
+        let answer = newcomer.get(&format!("/kv/large/{number}")).send().await.unwrap();
+        assert!(answer.bytes().await.unwrap() == value(number, LARGEST), "{number}");
+    }
+}
+
 /// Sends a request until it is answered. How often it was refused for want of memory.
 async fn insist(request: impl Fn() -> reqwest::RequestBuilder) -> (reqwest::Response, u32) {
     let mut refused = 0;
@@ -127,9 +163,8 @@ async fn many_at_once_fill_no_memory_and_stop_nobody() {
     let mut large = std::pin::pin!(large);
     let (mut small, mut sent) = (0, 0);
     let refused = loop {
-        let agent = &ring[sent % 3];
-        let path = format!("/kv/small/{sent}");
-        let work = async {
+        let work = ring.iter().enumerate().map(async |(at, agent)| {
+            let path = format!("/kv/small/{}", sent + at);
             let stored = agent.put(&path, "small").send().await.unwrap();
             match stored.status() {
                 StatusCode::CREATED => {}
@@ -144,10 +179,14 @@ async fn many_at_once_fill_no_memory_and_stop_nobody() {
                 other => panic!("{path}: {other}"),
             }
             true
-        };
+        });
+        let work = join_all(work);
         tokio::select! {
             refused = &mut large => break refused,
-            done = work => (small, sent) = (small + u32::from(done), sent + 1),
+            done = work => {
+                small += done.iter().filter(|done| **done).count();
+                sent += done.len();
+            }
         }
     };
     assert!(small > 10, "only {small} of {sent} small values were stored meanwhile");
