@@ -142,13 +142,15 @@ impl History {
 }
 
 /// The bytes of a value: its number, its key, and as much more as the number says, so that a value that
-/// is cut, mixed up or under another key is noticed.
+/// is cut, mixed up or under another key is noticed. Some are so long that they are kept apart from their
+/// records.
 pub(crate) fn bytes(key: &str, number: Number) -> Vec<u8> {
     let mut text = format!("{number} {key} ").into_bytes();
     let mut more = number;
-    let length = match number % 16 {
-        0 => 4000,
-        small => small as usize * 8,
+    let length = match number % 64 {
+        0 => 70_000,
+        16 | 32 | 48 => 4000,
+        small => small as usize % 16 * 8,
     };
     text.extend((0..length).map(|_| {
         more = more.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -170,7 +172,7 @@ mod tests {
 
     #[test]
     fn damaged_values_are_noticed() {
-        for number_ in [1, 16, 77] {
+        for number_ in [1, 16, 64, 77] {
             let mut value = bytes("k", number_);
             assert_eq!(number("k", &value), Some(number_));
             assert_eq!(number("l", &value), None);
