@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::Context;
+use crate::amount::of;
 use crate::cli::StatusArgs;
 use crate::deployment::{Deployment, Kept};
 use crate::error::Result;
@@ -96,7 +97,7 @@ async fn watch(context: &Context<'_>, path: &Path, every: Duration) -> Result<Ex
 
 fn nodes(status: &StatusReport, printer: &Printer) -> impl Iterator<Item = String> {
     status.nodes.iter().map(move |node| {
-        let keys = node.keys.map_or_else(|| "?".to_owned(), |keys| keys.to_string());
+        let keys = node.keys.map_or_else(|| "? keys".to_owned(), |keys| of(keys, "key"));
         let handle = match &node.handle {
             Some(Handle::Pid(pid)) => format!("pid {pid}"),
             Some(Handle::Container(id)) => format!("container {}", id.get(..12).unwrap_or(id)),
@@ -104,7 +105,7 @@ fn nodes(status: &StatusReport, printer: &Printer) -> impl Iterator<Item = Strin
             None => String::new(),
         };
         let state = printer.state(node.state, 9);
-        let line = format!("{:<10} {state} {:<26} {keys:>8} keys  {handle}", node.name, node.url);
+        let line = format!("{:<10} {state} {:<26} {keys:>13}  {handle}", node.name, node.url);
         line.trim_end().to_owned()
     })
 }

@@ -33,11 +33,11 @@ export function drawSuspicions(state, view) {
     class: `suspicion ${isChosen(line) && !view.lookup ? '' : 'faint'}`,
     'marker-end': 'url(#arrow-suspicion)',
   }, s('title', {}, `${line.by.name} has suspected ${line.node.name} for ${age(line.ms)}`))),
-  // The time stands once for each node, on the line of whoever has suspected it longest.
-  suspected(state).length <= TIMED && !view.lookup && suspected(state).map(({ node, by: [[id, ms]] }) => {
-    const from = nodeOf(state, id);
-    if (!from || !shown.some((line) => line.node === node && line.by === from)) return null;
-    const [x, y] = curve(from.at, node.at, 0.45).point;
+  // The longest time stands once for each node, on the line farthest from the middle, where something is written.
+  suspected(state).length <= TIMED && !view.lookup && suspected(state).map(({ node, by: [[, ms]] }) => {
+    const points = shown.filter((line) => line.node === node).map((line) => curve(line.by.at, node.at, 0.45).point);
+    if (points.length === 0) return null;
+    const [x, y] = points.toSorted((one, other) => Math.hypot(...other) - Math.hypot(...one))[0];
     return s('text', { 'data-key': `suspected-${node.id}`, x, y, class: 'on-line bad', 'aria-hidden': 'true' }, `? ${age(ms + view.since)}`);
   }));
 }
