@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::FutureExt;
 use futures_util::stream::{self, StreamExt};
 
+use crate::amount::of;
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
 use crate::node::NodeSpec;
@@ -131,7 +132,12 @@ pub async fn wait_until_right(
     };
     let within = deployment.provider.patience().right;
     let nodes = converge::wait(&ring, within, replicas, progress.printer(), look).await?;
-    progress.done(begun, "right", None, format_args!("{ring} is right: {} nodes", nodes.len()));
+    progress.done(
+        begun,
+        "right",
+        None,
+        format_args!("{ring} is right: {}", of(nodes.len() as u64, "node")),
+    );
     Ok(())
 }
 

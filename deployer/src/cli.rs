@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::{Args, Parser, Subcommand};
@@ -153,11 +153,11 @@ pub struct RenderArgs {
 #[derive(Debug, Args)]
 pub struct LogsArgs {
     /// The name of a node, or all; lines of all begin with the name of their node
-    #[arg(default_value = "all")]
-    pub node: String,
+    #[arg(default_value = ALL)]
+    node: String,
     /// Its ring.
     #[command(flatten)]
-    pub target: Target,
+    target: Target,
     /// Go on with what is written later, also by nodes that come later, until Ctrl-C
     #[arg(long, short)]
     pub follow: bool,
@@ -168,6 +168,19 @@ pub struct LogsArgs {
     /// 2026-11-28T14:00:00Z, which is in UTC unless it says otherwise
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub since: Option<SystemTime>,
+}
+
+/// Stands for all nodes.
+pub const ALL: &str = "all";
+
+impl LogsArgs {
+    /// Which node, or [`ALL`], and the inventory. A file alone, as all other commands take one, is meant as the
+    /// inventory: no node has such a name.
+    pub fn what(&self) -> (&str, &Path) {
+        let inventory = Path::new(&self.node);
+        let is_file = inventory.extension().is_some_and(|it| it == "yaml" || it == "yml");
+        if is_file { (ALL, inventory) } else { (&self.node, &self.target.inventory) }
+    }
 }
 
 fn moment(text: &str) -> Result<SystemTime, &'static str> {

@@ -447,6 +447,11 @@ fn no_rings_and_nothing_to_destroy() {
         &folder.run(&["destroy"]),
         "exit code: 0\n--- stdout\n--- stderr\nthere is no ring sky\n",
     );
+    folder.write("other.yaml", "{nodes: 1, ring: {name: other}}\n");
+    for arguments in [&["logs", "other.yaml"][..], &["logs", "all", "other.yaml"]] {
+        let text = folder.run(arguments);
+        assert!(text.contains("error: the ring other has no nodes, and so no logs\n"), "{text}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use super::{Context, interruptible_with};
-use crate::amount::count;
+use crate::amount::{count, of};
 use crate::cli::CheckArgs;
 use crate::compare::{self, Held, Kind};
 use crate::deployment::Deployment;
@@ -56,10 +56,10 @@ async fn compare_all(context: &Context<'_>, args: &CheckArgs) -> Result<ExitCode
         printer.step(
             mark,
             format_args!(
-                "{}: {} ranges, {} keys, {} copies compared in {:.1} s{alike}",
+                "{}: {}, {}, {} copies compared in {:.1} s{alike}",
                 report.ring,
-                report.ranges,
-                count(report.keys),
+                of(report.ranges as u64, "range"),
+                of(report.keys, "key"),
                 count(report.copies),
                 begun.elapsed().as_secs_f64()
             ),

@@ -11,7 +11,7 @@ use futures_util::stream::{self, BoxStream, FuturesUnordered, StreamExt, StreamF
 use serde::Serialize;
 
 use super::Context;
-use crate::cli::LogsArgs;
+use crate::cli::{ALL, LogsArgs};
 use crate::deployment::Deployment;
 use crate::error::{During, Error, Result};
 use crate::moment;
@@ -24,8 +24,9 @@ use crate::weave::Weave;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(context: &Context<'_>, args: &LogsArgs) -> Result<ExitCode> {
-    let deployment = Deployment::open(&args.target.inventory).await?;
-    let all = args.node == "all";
+    let (node, inventory) = args.what();
+    let deployment = Deployment::open(inventory).await?;
+    let all = node == ALL;
     let names = if all {
         let ring = &deployment.inventory.ring.name;
         let names = names(&deployment.provider.observe().await?);
@@ -35,7 +36,7 @@ pub(super) async fn run(context: &Context<'_>, args: &LogsArgs) -> Result<ExitCo
         }
         names
     } else {
-        BTreeSet::from([deployment.find(&args.node).await?.node.name])
+        BTreeSet::from([deployment.find(node).await?.node.name])
     };
     let wanted = LogRequest { lines: args.tail, since: args.since, follow: args.follow };
     let mut logs = Logs::new(context, &deployment, all);

@@ -16,7 +16,7 @@ use sky_api::ForceRequest;
 use sky_chord::{Config, Id};
 
 use super::{Context, interruptible_with};
-use crate::amount::{count, now};
+use crate::amount::{count, now, of};
 use crate::cli::RepairArgs;
 use crate::deployment::Deployment;
 use crate::error::{During, Error, Problem, Result};
@@ -153,7 +153,7 @@ fn show(printer: &Printer, lost: &[LostRange], nobody_left: &[(Id, Id)]) {
         let members = range.members.join(", ");
         printer.data(format_args!("{} in epoch {}, members {members}", named(range), range.epoch));
         for Survivor { name, keys, .. } in &range.survivors {
-            printer.data(format_args!("  {name:<10} answers and holds {} keys", count(*keys)));
+            printer.data(format_args!("  {name:<10} answers and holds {}", of(*keys, "key")));
         }
         for gone in &range.gone {
             let since = gone.silent_ms.map_or_else(String::new, |ms| {

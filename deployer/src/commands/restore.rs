@@ -16,7 +16,7 @@ use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::{Context, backup, interruptible_with};
-use crate::amount::{bytes, count, now, rate, since};
+use crate::amount::{self, bytes, count, now, rate, since};
 use crate::backup::{Block, Damage, Entry, Feed, Header, Part, Place, Trailer};
 use crate::cli::RestoreArgs;
 use crate::deployment::Deployment;
@@ -163,10 +163,10 @@ async fn restore(
     }
     let what = match &contents {
         Some(Contents { header, holds, .. }) => format!(
-            "the backup of {} begun {} ({} keys, {} of values)",
+            "the backup of {} begun {} ({}, {} of values)",
             header.ring,
             since(header.begun),
-            count(holds.keys),
+            amount::of(holds.keys, "key"),
             bytes(holds.bytes)
         ),
         None => "the backup that comes through the pipe".to_owned(),
@@ -181,7 +181,7 @@ async fn restore(
     let job = Job { pool: &pool, existing, counts: &counts, printer, ring_id, kept_at };
     let of = contents.as_ref().map(|contents| contents.holds.keys);
     job.store(place, contents.as_ref().is_some_and(|it| it.damage.is_some()), done, of).await?;
-    let mut said = format!("{} keys stored in {ring}", count(counts.stored.get()));
+    let mut said = format!("{} stored in {ring}", amount::of(counts.stored.get(), "key"));
     for (number, what) in [
         (&counts.present, "had their value"),
         (&counts.kept, "kept another"),
@@ -426,7 +426,7 @@ impl Job<'_> {
         if missing == 0 && (other == 0 || self.existing == Existing::Skip) {
             let kept =
                 if other > 0 { format!(", {} kept another", count(other)) } else { String::new() };
-            let said = format!("{} keys read back as in the backup{kept}", count(right));
+            let said = format!("{} read back as in the backup{kept}", amount::of(right, "key"));
             self.printer.step(Mark::Done, said);
             return Ok(right);
         }
