@@ -14,13 +14,15 @@ pub(super) struct Clock {
     /// What it showed at which virtual moment.
     shown: u64,
     at: Time,
+    /// The same at its start.
+    start: (u64, Time),
     /// Microseconds it advances in a virtual second.
     rate: u64,
 }
 
 impl Clock {
     pub(super) const fn new(now: Time, shown: u64, rate: u64) -> Self {
-        Self { shown, at: now, rate }
+        Self { shown, at: now, start: (shown, now), rate }
     }
 
     /// What it shows at a virtual moment.
@@ -35,9 +37,16 @@ impl Clock {
         Time::from_micros(self.at.as_micros() + ahead.div_ceil(u128::from(self.rate)) as u64)
     }
 
+    /// How many microseconds it shows less than virtual time has gone on since its start.
+    pub(super) fn behind(&self, now: Time) -> u64 {
+        let (shown, at) = self.start;
+        let passed = now.as_micros() - at.as_micros();
+        passed.saturating_sub(self.read(now).as_micros() - shown)
+    }
+
     /// It leaps ahead, as after a suspension of the machine that nobody else noticed.
     pub(super) fn leap(&mut self, now: Time, by: Duration) {
-        *self = Self { shown: (self.read(now) + by).as_micros(), at: now, rate: self.rate };
+        *self = Self { shown: (self.read(now) + by).as_micros(), at: now, ..*self };
     }
 }
 

@@ -188,7 +188,7 @@ impl Cluster {
         let wall = self.wall(machine);
         let place = &mut self.machines[machine];
         let set_by = place.anchor.replace(place.wall).map_or(0, |before| place.wall - before);
-        place.ahead += set_by.max(0) as u64;
+        place.ahead += set_by.max(0) as u64 + std::mem::take(&mut place.behind);
         assert!(place.process.is_none() && !place.gone);
         self.tamper.on_start(place);
         place.boot += 1;
@@ -212,7 +212,7 @@ impl Cluster {
         let now = self.now;
         let random = &mut self.random;
         let place = &mut self.machines[machine];
-        place.process = None;
+        place.behind = place.process.take().map_or(0, |process| process.clock.behind(now));
         place.paused = false;
         place.told_failed = false;
         place.backlog.clear();

@@ -30,9 +30,11 @@ pub(crate) struct Machine {
     /// How far its wall clock is from virtual time, in microseconds.
     pub(crate) wall: i64,
     /// By how much the clock by which its process counts the times of values has gone ahead of virtual time,
-    /// all leaps and settings forward together, in microseconds; and how far off its start was.
+    /// all leaps and settings forward together, in microseconds; how far off its start was; and how far it had
+    /// fallen behind when the last process ended, which the next one makes up at its start.
     pub(super) ahead: u64,
     pub(super) anchor: Option<i64>,
+    pub(super) behind: u64,
     /// Whether its process knows that a write failed.
     pub(super) told_failed: bool,
     pub(crate) boot: u32,
@@ -65,6 +67,7 @@ impl Machine {
             wall: 0,
             ahead: 0,
             anchor: None,
+            behind: 0,
             told_failed: false,
             boot: 0,
             process: None,
