@@ -106,14 +106,17 @@ impl Buffer {
     /// All of it in one piece.
     #[cfg(test)]
     pub(super) fn whole(&self) -> Vec<u8> {
-        let (mut all, mut copied) = (Vec::new(), 0);
-        for (place, shared) in &self.shared {
-            all.extend_from_slice(&self.bytes[copied..*place]);
-            all.extend_from_slice(shared);
-            copied = *place;
-        }
-        all.extend_from_slice(&self.bytes[copied..]);
-        all
+        self.parts().collect::<Vec<_>>().concat()
+    }
+
+    /// The pieces that it is made of, in their order.
+    fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let rest = self.shared.last().map_or(0, |(place, _)| *place);
+        let parts = self.shared.iter().scan(0, |done, (place, shared)| {
+            let start = std::mem::replace(done, *place);
+            Some([&self.bytes[start..*place], &shared[..]])
+        });
+        parts.flatten().chain([&self.bytes[rest..]])
     }
 
     /// Writes all of it and keeps the memory for more, if it is not much.
@@ -121,13 +124,10 @@ impl Buffer {
         &mut self,
         stream: &mut (impl AsyncWrite + Unpin),
     ) -> std::io::Result<()> {
-        let mut written = 0;
-        for (place, shared) in self.shared.drain(..) {
-            stream.write_all(&self.bytes[written..place]).await?;
-            stream.write_all(&shared).await?;
-            written = place;
+        for part in self.parts() {
+            stream.write_all(part).await?;
         }
-        stream.write_all(&self.bytes[written..]).await?;
+        self.shared.clear();
         self.bytes.clear();
         self.bytes.shrink_to(KEPT_BUFFER);
         Ok(())

@@ -1,9 +1,9 @@
 //! The store on disk: three keyspaces of fjall, one journal.
 //!
 //! Records are in one of them and the bytes of large values in another, so that a record can be read, and
-//! written anew, without the bytes. Keys are [`Key::to_bytes`], so that the order of bytes is the order of the circle. fjall checks the
-//! sums of its blocks whenever it reads them, [`journal`] and [`sums`] what it does not; what still does
-//! not decode is reported, never passed over. Commits are numbered, so that a store that comes back with
+//! written anew, without the bytes. Keys are [`Key::to_bytes`], so that the order of bytes is the order of
+//! the circle. fjall checks the sums of its blocks whenever it reads them, [`journal`] and [`sums`] what it
+//! does not; what still does not decode is reported, never passed over. Commits are numbered, so that a store that comes back with
 //! fewer than were on disk for sure is refused.
 
 use std::fs::File;

@@ -36,7 +36,7 @@ impl Ranges {
     /// Asks the next one who holds the bytes.
     pub(super) fn fetch_on<R: Records>(&mut self, w: &mut World<'_, R>, id: RoundId) {
         let Some(round) = self.registers.rounds.get_mut(&id) else { return };
-        if round.jobs.iter().all(|job| job.deadline <= w.ctx.now) {
+        if round.is_late(w.ctx.now) {
             let failure = round.failure();
             return self.fail_round(w, id, failure);
         }

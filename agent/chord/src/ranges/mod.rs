@@ -431,15 +431,16 @@ impl Ranges {
             let page = self.stored.scan(w.records, after.as_ref(), Id::MAX, limit)?;
             after = page.next();
             for (key, seen) in page.entries {
-                let Some(value) = seen.record.register.value else { continue };
+                let register = seen.record.register;
+                let Some(value) = &register.value else { continue };
                 let Some(known) = self.current(key.hash()).filter(|known| !known.released) else {
                     continue;
                 };
                 let members = owner_first(&known.config.members, known.config.hi);
                 let owned = members.first().is_some_and(|peer| peer.node == w.ctx.me.node);
-                let version = seen.record.register.version;
+                let version = register.version;
                 let (size, digest) = (value.size() as u32, value.digest());
-                bytes += value.whole().map_or(0, |value| value.bytes.len());
+                bytes += register.bytes_here();
                 keys.push(LocalKey { key, size, digest, version, owned });
                 if keys.len() >= limit {
                     return Ok((keys, false));

@@ -233,6 +233,13 @@ impl Ranges {
         }
     }
 
+    /// Asks somebody again who refused for want of something that it has, or gets, by now.
+    fn ask_once_more<R: Records>(&mut self, w: &mut World<'_, R>, id: RoundId, node: NodeId) {
+        let Some(round) = self.registers.rounds.get(&id) else { return };
+        let peer = round.config.everyone().find(|peer| peer.node == node).cloned();
+        self.ask(w, id, peer.into_iter().collect());
+    }
+
     /// An answer of a member to a round, or none in time.
     pub(super) fn on_round_answer<R: Records>(
         &mut self,
@@ -287,15 +294,12 @@ impl Ranges {
             Refusal::Behind if from != w.ctx.me.node => {
                 let configs = self.configs_over(&tag);
                 self.tell_decided(w, from, configs);
-                let Some(round) = self.registers.rounds.get(&id) else { return };
-                let peer = round.config.everyone().find(|peer| peer.node == from).cloned();
-                return self.ask(w, id, peer.into_iter().collect());
+                return self.ask_once_more(w, id, from);
             }
             Refusal::Lacks => {
                 round.holders.remove(&from);
                 if round.proposal.bytes_here() > 0 {
-                    let peer = round.config.everyone().find(|peer| peer.node == from).cloned();
-                    return self.ask(w, id, peer.into_iter().collect());
+                    return self.ask_once_more(w, id, from);
                 }
             }
             Refusal::Promised(ballot) => {
@@ -332,7 +336,7 @@ impl Ranges {
                 let tag = round.config.tag();
                 self.report_lagging(w, tag, from);
             }
-            _ if round.jobs.iter().all(|job| job.deadline <= w.ctx.now) => {
+            _ if round.is_late(w.ctx.now) => {
                 let failure = round.failure();
                 self.fail_round(w, id, failure);
             }
@@ -408,7 +412,7 @@ impl Ranges {
         };
         let is_identity = matches!(round.jobs.first(), Some(Job { task: Task::Identity, .. }));
         // Its client has gone, and may have been served elsewhere so long ago that nobody remembers.
-        let is_late = round.jobs.iter().all(|job| job.deadline <= w.ctx.now);
+        let is_late = round.is_late(w.ctx.now);
         if decision.changes && is_late {
             let failure = round.failure();
             return self.fail_round(w, id, failure);
@@ -488,7 +492,7 @@ impl Ranges {
     pub(super) fn start_over<R: Records>(&mut self, w: &mut World<'_, R>, id: RoundId) {
         let Some(round) = self.registers.rounds.get_mut(&id) else { return };
         let is_full = round.is_full();
-        let is_late = round.jobs.iter().all(|job| job.deadline <= w.ctx.now);
+        let is_late = round.is_late(w.ctx.now);
         if is_full || is_late {
             let failure = round.failure();
             return self.fail_round(w, id, failure);

@@ -151,6 +151,11 @@ impl Round {
         self.proposal.clone().outlined(most)
     }
 
+    /// Whether nobody waits for it any more.
+    pub(super) fn is_late(&self, now: Time) -> bool {
+        self.jobs.iter().all(|job| job.deadline <= now)
+    }
+
     /// Whether a member that was asked has neither answered nor refused yet.
     pub(super) fn is_waiting(&self) -> bool {
         let is_open = |n: &NodeId| !self.answers.contains_key(n) && !self.refused.contains_key(n);

@@ -76,12 +76,15 @@ impl Stored {
 
     /// Writes a record over `old`, which is as [`Self::get`] gave it, and returns the number of the commit.
     pub(super) fn put(&mut self, ctx: &mut Context, key: &Key, old: &Record, new: Record) -> u64 {
-        let (bytes, new) = set_apart(new, ctx.settings.apart_above);
-        let is_there = old.register.apart().is_some() && new.register.has_value_of(&old.register);
-        if let Some(bytes) = bytes.filter(|_| !is_there) {
+        let bytes = new.register.whole().map(|value| value.bytes.clone());
+        let new = Record { register: new.register.outlined(ctx.settings.apart_above), ..new };
+        let (was_apart, is_apart) =
+            (old.register.apart().is_some(), new.register.apart().is_some());
+        let is_there = was_apart && new.register.has_value_of(&old.register);
+        if let Some(bytes) = bytes.filter(|_| is_apart && !is_there) {
             let seq = ctx.persist(Write::Bytes(key.clone(), bytes.clone()));
             self.bytes.insert(key.clone(), (seq, bytes));
-        } else if old.register.apart().is_some() && new.register.apart().is_none() {
+        } else if was_apart && !is_apart {
             self.forget_bytes(ctx, key);
         }
         self.recount(key, old, &new);
@@ -259,17 +262,6 @@ impl Stored {
 fn bucket_of(point: Id) -> usize {
     let bytes = point.as_bytes();
     usize::from(bytes[0]) << 4 | usize::from(bytes[1]) >> 4
-}
-
-/// Takes the bytes of a value out of its record, if it has more than `most`.
-fn set_apart(mut record: Record, most: usize) -> (Option<Bytes>, Record) {
-    match record.register.value {
-        Some(Content::Whole(value)) if value.bytes.len() > most => {
-            record.register.value = Some(Content::Apart(value.outline()));
-            (Some(value.bytes), record)
-        }
-        _ => (None, record),
-    }
 }
 
 /// Whether a key comes after this place.
