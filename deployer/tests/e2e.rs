@@ -272,7 +272,8 @@ async fn a_ring_grows_and_shrinks() {
     assert_eq!(ring.must(&["kv", "get", "key/1"]), "value 1");
 }
 
-/// A command that goes on, such as `logs -f --json`, and the lines it has printed.
+/// A command that goes on, such as `logs -f --json`, and the lines it has printed: data and talk in the
+/// order in which it wrote them.
 struct Followed {
     program: Child,
     lines: mpsc::Receiver<Value>,
@@ -280,20 +281,17 @@ struct Followed {
 
 impl Followed {
     fn begin(ring: &Ring, arguments: &[&str]) -> Self {
-        let mut program =
-            ring.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // One pipe for both: two have no order between them.
+        let (read, write) = std::io::pipe().unwrap();
+        let mut command = ring.command(arguments);
+        command.stdout(write.try_clone().unwrap()).stderr(write);
+        let program = command.spawn().unwrap();
         let (send, lines) = mpsc::channel();
-        let out = BufReader::new(program.stdout.take().unwrap());
-        let sender = send.clone();
         std::thread::spawn(move || {
-            for line in out.lines().map_while(Result::ok) {
-                let _ = sender.send(serde_json::from_str(&line).unwrap());
-            }
-        });
-        let talk = BufReader::new(program.stderr.take().unwrap());
-        std::thread::spawn(move || {
-            for line in talk.lines().map_while(Result::ok) {
-                let _ = send.send(serde_json::json!({"said": line}));
+            for line in BufReader::new(read).lines().map_while(Result::ok) {
+                let is_data = line.starts_with('{');
+                let said = || serde_json::json!({"said": line});
+                let _ = send.send(if is_data { line.parse().unwrap() } else { said() });
             }
         });
         Self { program, lines }
@@ -350,8 +348,9 @@ fn logs_are_followed(ring: &Ring) {
     assert!(times.is_sorted(), "{seen:#?}");
     let is_said = |line: &Value, what: &str, n| line["said"] == format!("• {} {what}", name(n));
     ring.must(&["add"]);
-    followed.until("the third node", |line| is_said(line, "has come", 3));
-    followed.until("the third node", |line| is_of(line, 3) && is_start(line));
+    let before = followed.until("the third node", |line| is_said(line, "has come", 3));
+    assert!(!before.iter().any(|line| is_of(line, 3)), "{before:#?}");
+    followed.until("its start", |line| is_of(line, 3) && is_start(line));
     ring.must(&["remove", &name(2), "--yes"]);
     followed.until("an end of the second", |line| is_said(line, "is gone", 2));
     followed.end();
