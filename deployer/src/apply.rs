@@ -126,6 +126,7 @@ pub async fn wait_until_right(
         async {
             let nodes = deployment.observe().await?;
             deployment.refuse_dead(&nodes, &names).await?;
+            deployment.refuse_lost(&nodes).await?;
             Ok(nodes.into_iter().filter(|seen| names.contains(&seen.node.name)).collect())
         }
         .boxed()

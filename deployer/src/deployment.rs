@@ -7,9 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::stream::StreamExt;
 use tokio::sync::Mutex;
 
+use crate::amount::of;
 use crate::client::Client;
 use crate::error::{Error, Problem, Result};
 use crate::inventory::{Inventory, ProviderKind};
+use crate::loss::{self, LostRange};
 use crate::node::NodeSpec;
 use crate::observe::{self, NodeReport, NodeState, Sighting, StatusReport};
 use crate::provider::{self, Chosen, LogRequest, Provider, Said, Site};
@@ -20,6 +22,8 @@ use crate::{converge, plan};
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How often they are asked meanwhile.
 const ASK_EVERY: Duration = Duration::from_millis(200);
+/// How long ranges must have no majority before that counts.
+const LOST_FOR: Duration = Duration::from_secs(1);
 
 /// A ring and everything needed to work with it.
 pub struct Deployment {
@@ -117,12 +121,14 @@ impl Deployment {
     pub async fn status(&self) -> Result<StatusReport> {
         let nodes = self.expected().await?;
         let verdict = converge::judge(&nodes, self.inventory.ring.replicas);
+        let lost = self.lost_for_good(&nodes);
         let kind = self.provider.kind();
         Ok(StatusReport {
             ring: self.inventory.ring.name.clone(),
             right: verdict.right,
             replicated: verdict.replicated,
-            problems: verdict.problems,
+            problems: lost.iter().map(LostRange::sentence).chain(verdict.problems).collect(),
+            needs_repair: !lost.is_empty(),
             nodes: nodes.iter().map(|node| NodeReport::new(node, kind)).collect(),
         })
     }
@@ -179,6 +185,31 @@ impl Deployment {
             problems.push(problem);
         }
         Error::of(problems).map_or(Ok(()), Err)
+    }
+
+    /// The ranges that nothing but `repair` gets going again.
+    pub(crate) fn lost_for_good(&self, nodes: &[Sighting]) -> Vec<LostRange> {
+        loss::for_good(nodes, self.inventory.ring.tie_breaker.as_deref())
+    }
+
+    /// An error if ranges have lost their majority for good: no waiting makes their ring right.
+    pub async fn refuse_lost(&self, nodes: &[Sighting]) -> Result<()> {
+        if self.lost_for_good(nodes).is_empty() {
+            return Ok(());
+        }
+        // The agents' reports are not from one moment.
+        tokio::time::sleep(LOST_FOR).await;
+        let lost = self.lost_for_good(&self.expected().await?);
+        let Some(first) = lost.first() else { return Ok(()) };
+        let what = of(lost.len() as u64, "range");
+        let ring = &self.inventory.ring.name;
+        let error = Error::new(format!(
+            "the ring {ring} cannot become right: a majority of the members of {what} is gone for good"
+        ));
+        Err(error.because(first.sentence()).hint(
+            "`sky-deploy repair` tells what may be lost, and lets the survivors go on; a backup can be \
+             restored into a new ring",
+        ))
     }
 }
 

@@ -66,6 +66,27 @@ pub(crate) fn judge(nodes: &[Sighting]) -> (Vec<LostRange>, Vec<(Id, Id)>) {
     (lost, gaps(arcs))
 }
 
+/// The ranges whose majority is gone for good: nobody brings back what their silent members held, and of two
+/// members the one that is left is not the tie-breaker, which goes on alone.
+pub(crate) fn for_good(nodes: &[Sighting], tie_breaker: Option<&str>) -> Vec<LostRange> {
+    let mut lost = judge(nodes).0;
+    lost.retain(|range| {
+        let goes_on = |survivor: &Survivor| Some(survivor.name.as_str()) == tie_breaker;
+        let alone = range.members.len() == 2 && range.survivors.iter().any(goes_on);
+        !alone && range.gone.iter().all(|gone| gone.comes_back_by.is_none())
+    });
+    lost
+}
+
+impl LostRange {
+    /// What there is to say of one whose majority is gone for good.
+    pub(crate) fn sentence(&self) -> String {
+        let gone: Vec<&str> = self.gone.iter().map(|gone| gone.name.as_str()).collect();
+        let (lo, hi, gone) = (self.lo, self.hi, gone.join(", "));
+        format!("The range ({lo:?}, {hi:?}] lost what {gone} held, and with it its majority.")
+    }
+}
+
 fn judge_range(range: &RangeView, views: &[&RangeView], nodes: &[Sighting]) -> Option<LostRange> {
     let same = |other: &RangeView| other.hi == range.hi && other.epoch == range.epoch;
     let unswept = views.iter().any(|other| same(other) && other.unswept);
@@ -221,6 +242,33 @@ mod tests {
         assert_eq!((second.name.as_str(), second.comes_back_by), ("n2", None));
         assert_eq!(third.comes_back_by.as_deref(), Some("sky-deploy start n3"));
         assert_eq!(third.silent_ms, Some(51));
+    }
+
+    #[test]
+    fn a_majority_is_gone_for_good_when_nobody_can_bring_it_back() {
+        let held = vec![range(4, &[1, 2, 3], &[], false)];
+        let mut anew = up(2, Vec::new());
+        anew.view.as_mut().unwrap().me.node.incarnation = 2;
+        let mut third = down(3);
+        let nodes = [up(1, held), anew, third.clone()];
+        assert!(for_good(&nodes, None).is_empty(), "the third may be started again");
+        third.state = NodeState::Missing;
+        let [first, second, _] = nodes;
+        let lost = for_good(&[first, second, third], Some("n1"));
+        let said: Vec<String> = lost.iter().map(LostRange::sentence).collect();
+        let of = (Id::small(9), Id::small(9));
+        let wanted = format!("The range {of:?} lost what n2, n3 held, and with it its majority.");
+        assert_eq!(said, [wanted.replace(')', "]")]);
+    }
+
+    #[test]
+    fn of_two_members_the_tie_breaker_goes_on_alone() {
+        let held = vec![range(4, &[1, 2], &[], false)];
+        let mut second = down(2);
+        second.state = NodeState::Missing;
+        let nodes = [up(1, held), second];
+        assert!(for_good(&nodes, Some("n1")).is_empty());
+        assert_eq!((for_good(&nodes, Some("n2")).len(), for_good(&nodes, None).len()), (1, 1));
     }
 
     #[test]

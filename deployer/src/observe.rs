@@ -106,6 +106,8 @@ pub struct StatusReport {
     pub replicated: bool,
     /// What is not right, a sentence each.
     pub problems: Vec<String>,
+    /// Whether ranges have lost their majority for good, so that only `repair` gets them going again.
+    pub needs_repair: bool,
     /// The nodes of the inventory and those found, by name.
     pub nodes: Vec<NodeReport>,
 }

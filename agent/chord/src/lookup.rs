@@ -62,7 +62,11 @@ impl Routes<'_> {
 
     /// Answers another node's question for the next hop.
     pub(crate) fn on_find_step(&self, ctx: &mut Context, from: &Peer, call: CallId, target: Id) {
-        let next = self.next_hop(ctx, target);
+        let next = if self.ring.is_last(self.members, &from.node) {
+            NextHop::Found { successors: vec![ctx.me.clone()] }
+        } else {
+            self.next_hop(ctx, target)
+        };
         ctx.answer(from, call, Body::Step { next });
     }
 }

@@ -359,7 +359,7 @@ impl<R: Records> Node<R> {
         match body {
             Body::Ping { .. } => members.on_ping(ctx, from, call),
             Body::Gossip { entries, reply } => members.on_gossip(ctx, from, entries, reply),
-            Body::GetNeighbours => ring.on_get_neighbours(ctx, from, call),
+            Body::GetNeighbours => ring.on_get_neighbours(ctx, members, from, call),
             Body::Notify => ring.on_notify(ctx, members, from),
             Body::FindStep { target } => {
                 Routes { ring, fingers, members }.on_find_step(ctx, from, call, target);

@@ -4,9 +4,9 @@
 //! Three things differ from her model, which has perfect failure detection and at least r + 1 nodes:
 //! the successor list holds as many others as there are, up to r, and is empty when the node is alone;
 //! "dead" means suspected, and a list without a live entry is kept, so that after a power cut of all
-//! nodes everybody goes on with the old pointers; and a live member that this node heard itself is as
-//! good a candidate for first successor as the successor's predecessor, so that the halves of a
-//! partition become one ring again.
+//! nodes everybody goes on with the old pointers, though newcomers are told of nobody in it; and a
+//! live member that this node heard itself is as good a candidate for first successor as the
+//! successor's predecessor, so that the halves of a partition become one ring again.
 
 #[cfg(test)]
 pub(crate) mod testnet;
@@ -173,9 +173,27 @@ impl Ring {
     }
 
     /// Tells another node who the neighbours are.
-    pub(crate) fn on_get_neighbours(&self, ctx: &mut Context, from: &Peer, call: CallId) {
-        let RingState { joined, predecessor, successors } = self.state.clone();
+    pub(crate) fn on_get_neighbours(
+        &self,
+        ctx: &mut Context,
+        members: &Membership,
+        from: &Peer,
+        call: CallId,
+    ) {
+        let RingState { joined, predecessor, mut successors } = self.state.clone();
+        if self.is_last(members, &from.node) {
+            successors.clear();
+        }
         ctx.answer(from, call, Body::Neighbours { predecessor, successors, joined });
+    }
+
+    /// Whether this node lets `newcomer` in as one that is alone would: it is the only member that can be
+    /// relied on. Those in its list may come back, or never; a newcomer does not wait for them.
+    pub(crate) fn is_last(&self, members: &Membership, newcomer: &NodeId) -> bool {
+        self.state.joined
+            && members.status_of(newcomer) == Some(MemberStatus::Joining)
+            && self.state.successors.iter().all(|peer| members.is_suspect(&peer.node))
+            && members.next_live(false).is_none()
     }
 
     /// Somebody says that it may be the predecessor (Zave's rectify).

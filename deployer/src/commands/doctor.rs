@@ -309,6 +309,11 @@ async fn running(findings: &mut Findings, deployment: &Deployment, nodes: &[Sigh
         return leftovers(findings, deployment).await;
     }
     findings.ok("nodes", format!("{up} of {} are up", nodes.len()));
+    for range in deployment.lost_for_good(nodes) {
+        let mut problem = Problem::new(range.sentence());
+        problem.hint = Some("`sky-deploy repair` tells what may be lost".to_owned());
+        findings.fail("ranges", problem);
+    }
     match deployment.provider.outdated().await {
         Ok(old) if old.is_empty() => findings.ok("program", "all nodes run this one"),
         Ok(old) => findings.warn(

@@ -133,7 +133,7 @@ async fn look(
 ) -> Result<(Vec<LostRange>, Vec<(Id, Id)>)> {
     let begun = Instant::now();
     loop {
-        let found = loss::judge(&deployment.observe().await?);
+        let found = loss::judge(&deployment.expected().await?);
         let is_well = found.0.is_empty() && found.1.is_empty();
         if is_well || begun.elapsed() > SILENT_FOR {
             printer.clear();
@@ -206,7 +206,7 @@ async fn force_all(
             break;
         }
         tokio::time::sleep(ASK_EVERY).await;
-        lost = loss::judge(&deployment.observe().await?).0;
+        lost = loss::judge(&deployment.expected().await?).0;
         refuse_what_may_come_back(&lost)?;
     }
     Ok(repaired)
@@ -267,7 +267,7 @@ fn note(deployment: &Deployment, done: Repaired) -> Result<Repaired> {
 async fn wait(deployment: &Deployment, printer: &Printer) -> Result<()> {
     let begun = Instant::now();
     loop {
-        let (lost, _) = loss::judge(&deployment.observe().await?);
+        let (lost, _) = loss::judge(&deployment.expected().await?);
         if lost.is_empty() {
             printer.step(Mark::Done, "every repaired range has a majority that answers");
             return Ok(());

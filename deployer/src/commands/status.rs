@@ -130,7 +130,7 @@ fn problems(status: &StatusReport) -> Vec<String> {
     lines
 }
 
-/// What to do about nodes that are not up.
+/// What to do about what is not right.
 fn next(status: &StatusReport) -> Vec<String> {
     let is = |state: NodeState| status.nodes.iter().any(move |node| node.state == state);
     let mut hints = Vec::new();
@@ -143,6 +143,9 @@ fn next(status: &StatusReport) -> Vec<String> {
     }
     if is(NodeState::Paused) {
         hints.push("`sky-deploy unpause NODE` lets it go on");
+    }
+    if status.needs_repair {
+        hints.push("`sky-deploy repair` tells what may be lost, and lets the survivors go on");
     }
     hints.into_iter().map(str::to_owned).collect()
 }

@@ -46,7 +46,7 @@ export function coverage(state) {
   const there = answering(state);
   // How many nodes can fail at once, whichever they are, before some key is out of reach.
   const canFail = Math.min(...state.ranges.map((range) => spare(range, there)));
-  const parts = { unavailable: 'out of reach', short: 'without all its copies', sweeping: 'being checked after a change' };
+  const parts = { unavailable: 'out of reach until nodes that keep it are back; if they never will be, `sky-deploy repair` helps', short: 'without all its copies', sweeping: 'being checked after a change' };
   const problems = [
     ...seams(state),
     ...Object.entries(parts)
@@ -66,7 +66,7 @@ export function coverage(state) {
         h('th', { scope: 'row' }, `${name} members answer`),
         h('td', {}, percent(share)),
         h('td', { 'aria-hidden': 'true' }, h('meter', { min: 0, max: 1, value: share })))))),
-    problems.map((problem) => h('p', { class: 'remark' }, problem)),
+    problems.map((problem) => h('p', { class: 'remark' }, prose(problem))),
     fatal.length > 0
       ? [h('p', { class: 'remark' }, 'If one of these failed now, so much would be out of reach until it is back:'), h('ul', { class: 'fatal' }, fatal.slice(0, 12).map(link)), fatal.length > 12 && h('p', { class: 'dim' }, `and ${fatal.length - 12} more`)]
       : canFail > 0 && h('p', { class: 'good' }, canFail === 1 ? 'Any one node can fail now, and every key stays within reach.' : `Any ${canFail} nodes can fail at once now, and every key stays within reach.`),

@@ -58,14 +58,14 @@ fn views(url: &str) -> Option<Value> {
 
 #[test]
 fn survivors_go_on_when_a_majority_is_gone_for_good() {
-    let ring = Ring::new("process", 5, 15_670);
+    let ring = Ring::new("process", 5, 15_680);
     ring.must(&["apply", "--detach"]);
     for i in 0..KEYS {
         ring.must(&["kv", "put", &format!("key/{i}"), &format!("value {i}")]);
     }
     ring.must(&["check"]);
     let text = said(&ring.run(&["repair"]));
-    assert!(text.contains("every range of e2e-15670 has a majority that answers"), "{text}");
+    assert!(text.contains("every range of e2e-15680 has a majority that answers"), "{text}");
 
     // Two that keep a range together are killed at once.
     let nodes = ring.nodes();
@@ -90,7 +90,7 @@ fn survivors_go_on_when_a_majority_is_gone_for_good() {
         );
     }
     for node in &gone {
-        let data = ring.home().join(format!("sky/e2e-15670/nodes/{}/data", node.name));
+        let data = ring.home().join(format!("sky/e2e-15680/nodes/{}/data", node.name));
         std::fs::remove_dir_all(data).unwrap();
     }
     let text = fails(&ring, &["repair"]);
@@ -106,7 +106,7 @@ fn survivors_go_on_when_a_majority_is_gone_for_good() {
         !repaired.is_empty() && repaired.iter().all(|it| it["outcome"]["Ok"].is_object()),
         "{report:#}"
     );
-    let noted = ring.home().join("sky/e2e-15670/repairs.jsonl");
+    let noted = ring.home().join("sky/e2e-15680/repairs.jsonl");
     let noted = std::fs::read_to_string(noted).unwrap();
     assert_eq!(noted.lines().count(), repaired.len(), "{noted}");
     let logs = ring.must(&["logs", "all"]);
@@ -134,5 +134,41 @@ fn survivors_go_on_when_a_majority_is_gone_for_good() {
             "{}",
             node.name
         );
+    }
+}
+
+/// Whoever loses disks first of all applies again: then empty nodes are where the lost ones were.
+#[test]
+fn a_lone_survivor_and_nodes_made_anew_become_a_ring_again() {
+    let ring = Ring::new("process", 3, 15_690);
+    ring.must(&["apply", "--detach"]);
+    for i in 0..KEYS {
+        ring.must(&["kv", "put", &format!("key/{i}"), &format!("value {i}")]);
+    }
+    ring.must(&["check"]);
+    for node in &ring.nodes()[1..] {
+        node.kill();
+        let data = ring.home().join(format!("sky/e2e-15690/nodes/{}/data", node.name));
+        std::fs::remove_dir_all(data).unwrap();
+    }
+    let text = fails(&ring, &["apply", "--detach"]);
+    assert!(text.contains("a majority of the members of 3 ranges is gone for good"), "{text}");
+    assert!(text.contains("`sky-deploy repair` tells what may be lost"), "{text}");
+    ring.wait_until("all are in the ring", |status| {
+        status["nodes"].as_array().unwrap().iter().all(|node| node["state"] == "up")
+    });
+    let status = ring.status();
+    assert_eq!((&status["needs_repair"], &status["right"]), (&true.into(), &false.into()));
+    let text = fails(&ring, &["doctor"]);
+    assert!(text.contains("and with it its majority"), "{text}");
+
+    ring.must(&["repair", "--accept-loss", "--yes"]);
+    ring.wait_until("right", |status| status["right"] == true);
+    ring.must(&["check"]);
+    for node in ring.nodes() {
+        let now = read(&node.url);
+        for i in 0..KEYS {
+            assert_eq!(now[&format!("key/{i}")], (StatusCode::OK, format!("value {i}")));
+        }
     }
 }

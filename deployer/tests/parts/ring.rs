@@ -1,7 +1,9 @@
 //! A ring of the real program in a folder of its own, for tests.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -33,8 +35,14 @@ pub(crate) enum Handle {
     Container(String),
 }
 
+/// The ports that rings have, in tens: tests run at the same time.
+static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
 impl Ring {
+    /// A ring that has ten ports from this one on for itself.
     pub(crate) fn new(provider: &'static str, nodes: usize, first_port: u16) -> Self {
+        let is_free = TAKEN.lock().unwrap().insert(first_port / 10);
+        assert!(is_free, "another ring has the ports from {first_port} on");
         let folder = tempfile::tempdir().unwrap();
         let ring = Self { folder, provider, first_port, replicas: 3, repair_after: "auto" };
         ring.resize(nodes);
@@ -127,6 +135,7 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         self.run(&["destroy", "--yes"]);
+        TAKEN.lock().unwrap().remove(&(self.first_port / 10));
     }
 }
 

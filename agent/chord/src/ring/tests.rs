@@ -172,6 +172,50 @@ fn a_lone_survivor_waits_for_the_other() {
     net.until("the ring is ideal", secs(5), Net::is_ideal);
 }
 
+/// All others lost their disks and came back empty where they were, or never come back and new ones are
+/// started elsewhere: nobody in the survivor's list will ever answer again.
+#[test]
+fn a_lone_survivor_lets_newcomers_in() {
+    let again = |position| {
+        let lost = peer(position);
+        Peer { node: NodeId { incarnation: 2, ..lost.node }, ..lost }
+    };
+    for newcomers in [
+        vec![again(120)],
+        vec![again(120), again(230)],
+        vec![again(230)],
+        vec![peer(300)],
+        vec![peer(50), peer(150), peer(300)],
+    ] {
+        for lost in [&[120][..], &[120, 230]] {
+            let ring: Vec<_> = [10].iter().chain(lost).copied().collect();
+            let mut net = Net::ring(settings(), &ring);
+            for position in lost {
+                net.kill(*position);
+            }
+            for newcomer in &newcomers {
+                net.add(newcomer.clone(), Some(peer(10)));
+            }
+            let what = format!("the ring is ideal without {lost:?} and with {newcomers:?}");
+            net.until(&what, secs(15), Net::is_ideal);
+            let is_up =
+                |part: &Part| part.members.status_of(&part.ctx.me.node) == Some(MemberStatus::Up);
+            assert!(net.parts.values().all(is_up), "{what}");
+        }
+    }
+}
+
+/// The others only seemed to be lost when the newcomer was let in.
+#[test]
+fn who_was_passed_over_for_a_newcomer_comes_back() {
+    let mut net = Net::ring(settings(), &[10, 120, 230]);
+    let away = [net.kill(120), net.kill(230)];
+    net.add(peer(300), Some(peer(10)));
+    net.until("the ring is ideal", secs(15), Net::is_ideal);
+    away.into_iter().for_each(|part| net.restart(part));
+    net.until("the ring is ideal", secs(15), Net::is_ideal);
+}
+
 /// Crashes, restarts, pauses, partitions and joins on top of each other, beyond what the model of the
 /// papers allows: the ring must come together once it is left in peace.
 #[test]

@@ -88,6 +88,38 @@ fn survivors_go_on_when_a_majority_is_gone_for_good() {
     read_keys(&mut cluster, 100);
 }
 
+/// All others lost their disks and were started again before anybody did something about it.
+#[test]
+fn those_who_come_back_empty_are_let_in_by_the_survivor() {
+    let tie_breaker = Some(even_position(0, 2));
+    for (size, settings) in [
+        (2, settings()),
+        (2, Settings { tie_breaker, ..settings() }),
+        (3, settings()),
+        (4, Settings { replicas: 5, ..settings() }),
+    ] {
+        let mut cluster = Cluster::ring(5, settings, size);
+        write_keys(&mut cluster, 50);
+        cluster.run_for(Duration::from_secs(2));
+        for machine in 1..size {
+            cluster.crash(machine);
+            cluster.lose_disk(machine);
+        }
+        for machine in 1..size {
+            cluster.start(machine);
+        }
+        cluster.run_for(Duration::from_secs(15));
+        assert_eq!(cluster.joined().len(), size, "all are in the ring, data or not");
+        for (at, survivors) in stuck(&cluster) {
+            assert_eq!(survivors, [0]);
+            force(&mut cluster, 0, at, &survivors).unwrap();
+        }
+        cluster.settle();
+        read_keys(&mut cluster, 50);
+        write_keys_again(&mut cluster, 50);
+    }
+}
+
 fn write_keys_again(cluster: &mut Cluster, count: usize) {
     let machines = cluster.awake();
     for index in 0..count {
