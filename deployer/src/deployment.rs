@@ -187,9 +187,16 @@ impl Deployment {
         Error::of(problems).map_or(Ok(()), Err)
     }
 
+    /// The ranges that a majority of their members does not answer for.
+    fn stuck(&self, nodes: &[Sighting]) -> Vec<LostRange> {
+        loss::stuck(nodes, self.inventory.ring.tie_breaker.as_deref())
+    }
+
     /// The ranges that nothing but `repair` gets going again.
     pub(crate) fn lost_for_good(&self, nodes: &[Sighting]) -> Vec<LostRange> {
-        loss::for_good(nodes, self.inventory.ring.tie_breaker.as_deref())
+        let mut lost = self.stuck(nodes);
+        lost.retain(LostRange::is_for_good);
+        lost
     }
 
     /// An error if ranges have lost their majority for good: no waiting makes their ring right.
@@ -210,6 +217,32 @@ impl Deployment {
             "`sky-deploy repair` tells what may be lost, and lets the survivors go on; a backup can be \
              restored into a new ring",
         ))
+    }
+
+    /// An error if a node cannot leave, because ranges that it keeps cannot decide who takes its place.
+    pub async fn refuse_bound(&self, name: &str) -> Result<()> {
+        let bound = async || {
+            let mut stuck = self.stuck(&self.expected().await?);
+            stuck.retain(|range| range.members.iter().any(|member| member == name));
+            Ok::<_, Error>(stuck)
+        };
+        if bound().await?.is_empty() {
+            return Ok(());
+        }
+        tokio::time::sleep(LOST_FOR).await;
+        let bound = bound().await?;
+        let Some(first) = bound.first() else { return Ok(()) };
+        let gone: Vec<&str> = first.gone.iter().map(|gone| gone.name.as_str()).collect();
+        let (what, gone) = (of(bound.len() as u64, "range"), gone.join(", "));
+        let hint = if bound.iter().any(LostRange::is_for_good) {
+            "`sky-deploy repair` tells what may be lost, and lets the survivors go on"
+        } else {
+            "`sky-deploy apply` starts what is down; then try again"
+        };
+        let error = Error::new(format!(
+            "{name} cannot leave the ring: of {what} that it keeps a majority does not answer"
+        ));
+        Err(error.because(format!("no answer from {gone}")).hint(hint))
     }
 }
 

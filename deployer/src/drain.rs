@@ -48,6 +48,7 @@ pub async fn drain(deployment: &Deployment, name: &str, progress: &Progress) -> 
         deployment.provider.unpause(name).await?;
         seen = deployment.find(name).await?;
     }
+    deployment.refuse_bound(name).await?;
     let Some(view) = &seen.view else {
         return wait_for_the_others(deployment, name, printer).await;
     };

@@ -66,19 +66,23 @@ pub(crate) fn judge(nodes: &[Sighting]) -> (Vec<LostRange>, Vec<(Id, Id)>) {
     (lost, gaps(arcs))
 }
 
-/// The ranges whose majority is gone for good: nobody brings back what their silent members held, and of two
-/// members the one that is left is not the tie-breaker, which goes on alone.
-pub(crate) fn for_good(nodes: &[Sighting], tie_breaker: Option<&str>) -> Vec<LostRange> {
+/// The ranges that are stuck: those whose majority does not answer, unless the one that is left of two is the
+/// tie-breaker, which goes on alone.
+pub(crate) fn stuck(nodes: &[Sighting], tie_breaker: Option<&str>) -> Vec<LostRange> {
     let mut lost = judge(nodes).0;
     lost.retain(|range| {
         let goes_on = |survivor: &Survivor| Some(survivor.name.as_str()) == tie_breaker;
-        let alone = range.members.len() == 2 && range.survivors.iter().any(goes_on);
-        !alone && range.gone.iter().all(|gone| gone.comes_back_by.is_none())
+        range.members.len() != 2 || !range.survivors.iter().any(goes_on)
     });
     lost
 }
 
 impl LostRange {
+    /// Whether nobody brings back what its silent members held.
+    pub(crate) fn is_for_good(&self) -> bool {
+        self.gone.iter().all(|gone| gone.comes_back_by.is_none())
+    }
+
     /// What there is to say of one whose majority is gone for good.
     pub(crate) fn sentence(&self) -> String {
         let gone: Vec<&str> = self.gone.iter().map(|gone| gone.name.as_str()).collect();
@@ -251,24 +255,23 @@ mod tests {
         anew.view.as_mut().unwrap().me.node.incarnation = 2;
         let mut third = down(3);
         let nodes = [up(1, held), anew, third.clone()];
-        assert!(for_good(&nodes, None).is_empty(), "the third may be started again");
+        let [lost] = stuck(&nodes, None).try_into().unwrap();
+        assert!(!lost.is_for_good(), "the third may be started again");
         third.state = NodeState::Missing;
         let [first, second, _] = nodes;
-        let lost = for_good(&[first, second, third], Some("n1"));
-        let said: Vec<String> = lost.iter().map(LostRange::sentence).collect();
-        let of = (Id::small(9), Id::small(9));
-        let wanted = format!("The range {of:?} lost what n2, n3 held, and with it its majority.");
-        assert_eq!(said, [wanted.replace(')', "]")]);
+        let [lost] = stuck(&[first, second, third], Some("n1")).try_into().unwrap();
+        assert!(lost.is_for_good());
+        let of = format!("{:?}", (Id::small(9), Id::small(9))).replace(')', "]");
+        let wanted = format!("The range {of} lost what n2, n3 held, and with it its majority.");
+        assert_eq!(lost.sentence(), wanted);
     }
 
     #[test]
-    fn of_two_members_the_tie_breaker_goes_on_alone() {
+    fn of_two_members_the_tie_breaker_is_not_stuck() {
         let held = vec![range(4, &[1, 2], &[], false)];
-        let mut second = down(2);
-        second.state = NodeState::Missing;
-        let nodes = [up(1, held), second];
-        assert!(for_good(&nodes, Some("n1")).is_empty());
-        assert_eq!((for_good(&nodes, Some("n2")).len(), for_good(&nodes, None).len()), (1, 1));
+        let nodes = [up(1, held), down(2)];
+        let is_stuck = |tie_breaker| !stuck(&nodes, tie_breaker).is_empty();
+        assert!(!is_stuck(Some("n1")) && is_stuck(Some("n2")) && is_stuck(None));
     }
 
     #[test]

@@ -125,7 +125,10 @@ impl<'a> Pool<'a> {
                 }
             };
             if begun.elapsed() > PATIENCE {
-                return Err(error.because(format!("asked again for {} s", PATIENCE.as_secs())));
+                let tried = format!("asked again for {} s", PATIENCE.as_secs());
+                return Err(error
+                    .because(tried)
+                    .hint("`sky-deploy status` tells what is not right"));
             }
             tokio::time::sleep(pause).await;
             pause = PAUSES.1.min(pause * 2);

@@ -89,6 +89,9 @@ fn survivors_go_on_when_a_majority_is_gone_for_good() {
             "{text}"
         );
     }
+    let text = fails(&ring, &["remove", &pair[2], "--yes"]);
+    assert!(text.contains(&format!("{} cannot leave the ring", pair[2])), "{text}");
+    assert!(text.contains("`sky-deploy apply` starts what is down"), "{text}");
     for node in &gone {
         let data = ring.home().join(format!("sky/e2e-15680/nodes/{}/data", node.name));
         std::fs::remove_dir_all(data).unwrap();
@@ -159,6 +162,9 @@ fn a_lone_survivor_and_nodes_made_anew_become_a_ring_again() {
     });
     let status = ring.status();
     assert_eq!((&status["needs_repair"], &status["right"]), (&true.into(), &false.into()));
+    let text = fails(&ring, &["drain", "e2e-15690-1"]);
+    assert!(text.contains("e2e-15690-1 cannot leave the ring: of 3 ranges"), "{text}");
+    assert!(text.contains("`sky-deploy repair` tells what may be lost"), "{text}");
     let text = fails(&ring, &["doctor"]);
     assert!(text.contains("and with it its majority"), "{text}");
 
