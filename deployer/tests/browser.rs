@@ -47,6 +47,13 @@ impl Ring {
     }
 }
 
+impl Ring {
+    fn must(&self, arguments: &[&str]) {
+        let output = self.command(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+}
+
 impl Drop for Ring {
     fn drop(&mut self) {
         let destroyed = self.command(&["destroy", "--yes"]).stdout(Stdio::null()).status();
@@ -282,6 +289,24 @@ async fn story(page: &Page, url: &str, ring: &Ring, dashboard: Running) {
     page.0.refresh().await.unwrap();
     page.verdict("right", SOON).await;
     page.says("#changes", &format!("{name} is paused")).await;
+
+    // Two lose their disks and are made anew, which the page does not mistake for those that they were.
+    for node in state["nodes"].as_array().unwrap().iter().take(2) {
+        let name = node["name"].as_str().unwrap();
+        ring.must(&["stop", name]);
+        let data = format!("state/sky/browser/nodes/{name}/data");
+        std::fs::remove_dir_all(ring.folder.path().join(data)).unwrap();
+    }
+    let applied = ring.command(&["apply", "--detach", "--yes"]).output().unwrap();
+    assert_eq!(applied.status.code(), Some(1), "{applied:?}");
+    page.says("#verdict", "sky-deploy repair").await;
+    page.says("#coverage", "of the circle is out of reach").await;
+    assert!(!page.text("#coverage").await.contains("can fail now"));
+    page.look("lost").await;
+    ring.must(&["repair", "--accept-loss", "--yes"]);
+    page.verdict("right", RIGHT_WITHIN).await;
+    assert_eq!(page.count("[data-row] .look-up").await, 5);
+    assert_eq!(page.text("#suspicions").await, "");
 
     // Without the dashboard the page says so, and keeps what it knows.
     drop(dashboard);

@@ -75,8 +75,7 @@ async fn repair(context: &Context<'_>, args: &RepairArgs) -> Result<ExitCode> {
     }
     refuse_what_may_come_back(&lost)?;
     if lost.is_empty() {
-        return Err(Error::new("there is nothing left to repair these ranges from")
-            .hint("restore a backup into a new ring"));
+        return Err(beyond_repair(&nobody_left));
     }
     if !args.accept_loss {
         if context.json {
@@ -123,7 +122,13 @@ async fn repair(context: &Context<'_>, args: &RepairArgs) -> Result<ExitCode> {
     printer.say(format_args!(
         "`sky-deploy apply` makes the nodes that are gone anew, `sky-deploy check` compares the copies"
     ));
-    Ok(ExitCode::SUCCESS)
+    if nobody_left.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(beyond_repair(&nobody_left)) }
+}
+
+fn beyond_repair(nobody_left: &[(Id, Id)]) -> Error {
+    let what = of(nobody_left.len() as u64, "range");
+    Error::new(format!("there is nothing left to repair {what} from"))
+        .hint("restore a backup into a new ring")
 }
 
 /// What is stuck, after the silent had some time to answer.

@@ -11,8 +11,8 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use sky_api::{OwnReport, path};
 use sky_chord::{
-    Id, KeyCount, Load, MemberStatus, NodeId, Peer, Phase, RangeView, Transfer, Verdict, View,
-    check, is_majority,
+    Id, KeyCount, Load, MemberStatus, MemberView, NodeId, Peer, Phase, RangeView, Transfer,
+    Verdict, View, check, is_majority,
 };
 
 use super::transfers::TransferReport;
@@ -142,6 +142,10 @@ pub(crate) struct Range {
     pub(crate) members: Vec<Id>,
     /// Members of the epoch before that are still asked.
     pub(crate) prev: Vec<Id>,
+    /// Those of `members` that lost their disk: another incarnation answers in their place.
+    pub(crate) lost: Vec<Id>,
+    /// Those of `prev` that did.
+    pub(crate) prev_lost: Vec<Id>,
     /// Whether a sweep is still to be done.
     pub(crate) unswept: bool,
     /// Members that may lack writes.
@@ -162,6 +166,13 @@ impl Range {
             let there = peers.iter().filter(|peer| answering.contains(&peer.node)).count();
             peers.is_empty() || is_majority(there, peers.len())
         };
+        let is_lost = |node: &NodeId| {
+            !answering.contains(node) && answering.iter().any(|it| it.position == node.position)
+        };
+        let lost = |peers: &[Peer]| -> Vec<Id> {
+            let lost = peers.iter().map(|peer| peer.node).filter(is_lost);
+            lost.map(|node| node.position).collect()
+        };
         Self {
             lo: view.lo,
             hi: view.hi,
@@ -170,6 +181,8 @@ impl Range {
             epoch: view.epoch,
             members,
             prev: ids(&view.prev),
+            lost: lost(&view.members),
+            prev_lost: lost(&view.prev),
             unswept: view.unswept,
             lagging: view.lagging.iter().map(|node| node.position).collect(),
             keys: view.keys,
@@ -349,11 +362,14 @@ impl Aggregator {
             },
             (state, _) => state,
         };
-        let suspects = self.views().flat_map(|view| {
-            view.members
-                .iter()
-                .filter(|member| position(&member.peer) == node.id)
-                .filter_map(|member| Some((view.me.node.position, member.suspected_ms?)))
+        // One that lost its disk stays suspected, and its successor at the same place is somebody else.
+        let is_it = |member: &&MemberView| match view {
+            Some(view) => member.peer.node == view.me.node,
+            None => position(&member.peer) == node.id && member.status != MemberStatus::Left,
+        };
+        let suspects = self.views().flat_map(|other| {
+            let members = other.members.iter().filter(is_it);
+            members.filter_map(|member| Some((other.me.node.position, member.suspected_ms?)))
         });
         NodeReport {
             at: node.id.fraction(),

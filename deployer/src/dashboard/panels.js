@@ -38,7 +38,7 @@ export function verdict(state, view) {
       verdictMark(tone, 44),
       h('div', {},
         h('h2', {}, title),
-        h('p', {}, text),
+        h('p', {}, prose(text)),
         problems.length > 0 && reasons(problems.slice(0, 5)),
         problems.length > 5 && h('details', {}, h('summary', {}, `${problems.length - 5} more`), reasons(problems.slice(5)))),
     ],

@@ -45,6 +45,8 @@
  * @property {number} epoch
  * @property {string[]} members the owner first
  * @property {string[]} prev members of the epoch before that are still asked
+ * @property {string[]} lost those of `members` that lost their disk: another incarnation answers in their place
+ * @property {string[]} prev_lost those of `prev` that did
  * @property {boolean} unswept
  * @property {string[]} lagging
  * @property {number} keys
@@ -129,7 +131,7 @@ const wanted = once((state) => {
 /** What a range lacks, worst first; null if nothing. */
 export function lack(state, range) {
   if (!range.available) return 'unavailable';
-  const away = range.members.some((id) => !nodeOf(state, id)?.answering);
+  const away = range.members.some((id) => range.lost.includes(id) || !nodeOf(state, id)?.answering);
   if (away || range.members.length < wanted(state) || range.lagging.length > 0) return 'short';
   return range.unswept ? 'sweeping' : null;
 }
@@ -156,9 +158,16 @@ export function summary(state) {
   if (state.nodes.length === 0) return { tone: 'wrong', title: 'There are no nodes', text: 'The inventory has none, or they were destroyed.' };
   if (there === 0) return { tone: 'wrong', title: 'No node answers', text: 'What is shown below is what they said last.' };
   if (state.ranges.length === 0) return { tone: 'wrong', title: 'There is no ring yet', text: `${count(there, 'node')} answer and wait for a ring.` };
-  const lost = shareOf(state.ranges.filter((range) => !range.available)) + Math.max(0, 1 - shareOf(state.ranges));
+  const stuck = state.ranges.filter((range) => !range.available);
+  const gap = Math.max(0, 1 - shareOf(state.ranges));
+  const lost = shareOf(stuck) + gap;
   if (lost > NOTHING) {
-    return { tone: 'wrong', title: 'Some keys are out of reach', text: `${percent(lost)} of the circle cannot be read or written now. Nothing is lost while the disks are there.` };
+    const nobodyElse = state.nodes.every((node) => node.answering || node.state === 'missing');
+    const forGood = stuck.some((range) => isStuckForGood(state, range)) || (gap > NOTHING && nobodyElse);
+    const why = forGood
+      ? 'What most or all of its nodes held is gone: `sky-deploy repair` tells what may be lost, and lets the others go on.'
+      : 'Nothing is lost while the disks are there.';
+    return { tone: 'wrong', title: 'Some keys are out of reach', text: `${percent(lost)} of the circle cannot be read or written now. ${why}` };
   }
   if (!replicated) {
     const short = shareOf(state.ranges.filter((range) => lack(state, range)));
@@ -170,8 +179,16 @@ export function summary(state) {
 
 /** How many of a range's members can fail before it is out of reach if exactly these nodes answer; below 0 it is. */
 export function spare(range, there) {
-  const beyondMajority = (ids) => ids.filter((id) => there.has(id)).length - Math.floor(ids.length / 2) - 1;
-  return Math.min(...[range.members, range.prev].filter((ids) => ids.length > 0).map(beyondMajority));
+  const beyondMajority = ([ids, lost]) => ids.filter((id) => there.has(id) && !lost.includes(id)).length - Math.floor(ids.length / 2) - 1;
+  const sets = [[range.members, range.lost], [range.prev, range.prev_lost]];
+  return Math.min(...sets.filter(([ids]) => ids.length > 0).map(beyondMajority));
+}
+
+/** Whether nothing brings back what the members of a range held that do not answer. */
+function isStuckForGood(state, range) {
+  const gone = ([ids, lost]) => ids.filter((id) => !lost.includes(id) && !nodeOf(state, id)?.answering);
+  const silent = [[range.members, range.lost], [range.prev, range.prev_lost]].flatMap(gone);
+  return silent.every((id) => nodeOf(state, id)?.state === 'missing');
 }
 
 /** The nodes that would answer without this one. */
