@@ -324,6 +324,10 @@ impl Ranges {
             comparison.copying.remove(key);
             return;
         }
+        if register.value.as_ref().is_some_and(|value| value.ttl().is_some()) {
+            // How much of its time is left is not for one clock to say.
+            return self.accept_anew(w, hi, key.clone());
+        }
         copying.open = copying.lacking.len();
         let (id, at) = (comparison.id, comparison.config.tag());
         for peer in copying.lacking.clone() {

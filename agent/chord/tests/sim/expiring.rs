@@ -106,6 +106,30 @@ fn one_clock_that_runs_ahead_ends_nothing() {
     }
 }
 
+/// Who was away for so short that nobody takes its place is brought what it missed.
+#[test]
+fn a_clock_that_runs_ahead_is_not_believed_by_who_was_away() {
+    for ahead in 0..3 {
+        let mut cluster = Cluster::ring(6, settings(), 3);
+        let other = (ahead + 1) % 3;
+        cluster.crash(other);
+        for index in 0..20 {
+            write(&mut cluster, put_for(&key(index), index, Duration::from_secs(60)));
+        }
+        cluster.leap(ahead, Duration::from_secs(3600));
+        cluster.start(other);
+        cluster.run_for(Duration::from_secs(40));
+        for index in 0..20 {
+            assert!(left(&mut cluster, &key(index)).is_some(), "{index}, n{ahead} is ahead");
+        }
+        cluster.run_for(Duration::from_secs(60));
+        for index in 0..20 {
+            assert_eq!(left(&mut cluster, &key(index)), None, "{index}, n{ahead} is ahead");
+        }
+        assert_alike(&cluster);
+    }
+}
+
 #[test]
 fn a_clock_that_stands_still_keeps_nothing() {
     let mut cluster = Cluster::ring(4, settings(), 3);

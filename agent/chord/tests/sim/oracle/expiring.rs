@@ -6,11 +6,26 @@ use sky_chord::{Condition, Key, Operation, Time, Value};
 use super::{Entry, Oracle, Outcome, number};
 use crate::sim::clock::TRUE_RATE;
 use crate::sim::cluster::Cluster;
+use crate::sim::watch::Range;
 
-/// Whether a key may have a single member.
-fn may_be_alone(cluster: &Cluster) -> bool {
-    let staying = cluster.machines.iter().filter(|place| !place.gone && !place.leaving).count();
-    staying <= 1 || cluster.settings.replicas == 1 || cluster.began_small
+/// Which keys may have a single member: none, those of some ranges while others join, or all.
+struct Alone {
+    all: bool,
+    ranges: Vec<Range>,
+}
+
+impl Alone {
+    fn of(cluster: &Cluster) -> Self {
+        let staying = cluster.machines.iter().filter(|place| !place.gone && !place.leaving).count();
+        let all = staying <= 1 || cluster.settings.replicas == 1 || cluster.began_small;
+        let mut ranges = if all { Vec::new() } else { cluster.configs() };
+        ranges.retain(|range| range.members.len() == 1);
+        Self { all, ranges }
+    }
+
+    fn may_keep(&self, key: &Key) -> bool {
+        self.all || self.ranges.iter().any(|range| key.hash().is_in_arc(range.lo, range.hi))
+    }
 }
 
 /// A value that is kept for a time.
@@ -30,15 +45,18 @@ impl Oracle {
     pub(crate) fn expires(&mut self, cluster: &Cluster, key: &Key, value: &Value) {
         let (key, value) = (key.clone(), value.clone());
         let (begun, ahead) = (cluster.now, cluster.ahead());
-        let by_one = may_be_alone(cluster);
+        let by_one = Alone::of(cluster).may_keep(&key);
         self.expiring.push(Expiring { key, value, begun, ahead, by_one });
     }
 
     /// Sees which values may be gone by now; before anything is noted that shows one gone.
     pub(crate) fn expire(&mut self, cluster: &Cluster) {
-        let is_alone = may_be_alone(cluster);
+        if self.expiring.is_empty() {
+            return;
+        }
+        let alone = Alone::of(cluster);
         let over = self.expiring.extract_if(.., |expiring| {
-            expiring.by_one |= is_alone;
+            expiring.by_one |= alone.may_keep(&expiring.key);
             expiring.may_be_over(cluster)
         });
         for Expiring { key, value, .. } in over.collect::<Vec<_>>() {
