@@ -57,6 +57,9 @@ pub struct NodeTarget {
 pub struct BackupArgs {
     /// Where to: a file, an http or https URL, env:NAME for a URL in the environment, or - for stdout
     pub file: String,
+    /// Leave out the parts of the circle that nobody keeps any more
+    #[arg(long)]
+    pub without_lost: bool,
     /// Its ring.
     #[command(flatten)]
     pub target: Target,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::StreamExt;
+use sky_chord::Id;
 use tokio::sync::Mutex;
 
 use crate::amount::of;
@@ -217,6 +218,22 @@ impl Deployment {
             "`sky-deploy repair` tells what may be lost, and lets the survivors go on; a backup can be \
              restored into a new ring",
         ))
+    }
+
+    /// The parts (lo, hi] of the circle that nobody keeps, and that nobody who is silent may still keep. They are
+    /// looked for twice: the agents' reports are not from one moment.
+    pub(crate) async fn kept_by_nobody(&self) -> Result<Vec<(Id, Id)>> {
+        let look = async || {
+            let nodes = self.expected().await?;
+            let told = |seen: &Sighting| seen.view.is_some() || seen.state == NodeState::Missing;
+            let (_, gaps) = loss::judge(&nodes);
+            Ok::<_, Error>(if nodes.iter().all(told) { gaps } else { Vec::new() })
+        };
+        if look().await?.is_empty() {
+            return Ok(Vec::new());
+        }
+        tokio::time::sleep(LOST_FOR).await;
+        look().await
     }
 
     /// An error if a node cannot leave, because ranges that it keeps cannot decide who takes its place.

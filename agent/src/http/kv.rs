@@ -285,7 +285,8 @@ pub(super) async fn remove(
 /// have the prefix; they are put together as long as there is time.
 async fn list(api: &Api, query: Query) -> Result<Response, Refused> {
     let limit = page_size(query.limit.as_deref(), PAGE)?;
-    let mut next = query.cursor.as_deref().map(key::read_cursor).transpose()?;
+    let start = query.cursor.as_deref().map(key::read_cursor).transpose()?;
+    let mut next = start.clone();
     let prefix = query.prefix.unwrap_or_default().into();
     let started = Instant::now();
     let mut keys: Vec<KeyEntry> = Vec::new();
@@ -299,8 +300,8 @@ async fn list(api: &Api, query: Query) -> Result<Response, Refused> {
         let (page, after) = match operate(api, api.ids.next(), false, operation).await {
             Ok(Answer::Listed { keys, next }) => (keys, next),
             Ok(other) => return Err(unexpected(&other)),
-            // What was found so far is good; who asks on hears of the trouble then.
-            Err(_) if !keys.is_empty() => break,
+            // What was gone through so far is good; who asks on hears of the trouble then.
+            Err(_) if next != start => break,
             Err(refused) => return Err(refused),
         };
         keys.extend(page.into_iter().map(entry));

@@ -116,7 +116,10 @@ impl Draft {
                         *arc = block.next.map_or(Arc::Done, Arc::At);
                     }
                 }
-                Ok(Some(Frame::Trailer(_))) => begun.complete = true,
+                Ok(Some(Frame::Trailer(trailer))) => {
+                    begun.complete = true;
+                    begun.so_far = trailer;
+                }
                 Ok(None) => break,
                 Err(damage) if damage.is_cut() => break,
                 Err(damage @ Damage::Changed { .. }) if !begun.complete => {
@@ -126,7 +129,9 @@ impl Draft {
                 Err(damage) => return Err(failed(damage)),
             }
         }
-        begun.so_far = reader.so_far();
+        if !begun.complete {
+            begun.so_far = reader.so_far();
+        }
         Ok(Some((begun, reader)))
     }
 
@@ -192,7 +197,7 @@ mod tests {
         assert_eq!(begun.arcs[2], Arc::At("k61".to_owned()));
         assert_eq!((&begun.arcs[5], &begun.arcs[0]), (&Arc::Done, &Arc::New));
         writer.block(&block(2, "c", None)).unwrap();
-        let (_, trailer) = writer.finish().unwrap();
+        let (_, trailer) = writer.finish(Vec::new()).unwrap();
         draft.publish(&folder.path().join("b")).unwrap();
         assert!(!path.exists());
 

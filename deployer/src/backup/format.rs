@@ -85,6 +85,9 @@ pub(crate) struct Trailer {
     pub(crate) blocks: u64,
     /// The digest of keys, media types and values, 64 hexadecimal digits.
     pub(crate) content: String,
+    /// The parts (lo, hi] of the circle of which it has nothing, because nobody kept them any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) left_out: Vec<(Id, Id)>,
 }
 
 /// The arc that a point lies in.
@@ -125,7 +128,8 @@ impl Tally {
             all.update(arc.clone().finalize());
         }
         let content = all.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Trailer { keys: self.keys, bytes: self.bytes, blocks: self.blocks, content }
+        let left_out = Vec::new();
+        Trailer { keys: self.keys, bytes: self.bytes, blocks: self.blocks, content, left_out }
     }
 }
 

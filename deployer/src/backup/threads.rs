@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Read};
 
+use sky_chord::Id;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -13,23 +14,32 @@ use crate::room::Room;
 /// Blocks that may wait for a thread, or for whoever reads them.
 const WAITING: usize = 8;
 
+/// What is handed over to be written.
+enum Written {
+    Block(Block),
+    /// The end, and what was left out.
+    End(Vec<(Id, Id)>),
+}
+
 /// Takes blocks to be written.
 pub(crate) struct Sink {
-    blocks: mpsc::Sender<Option<Block>>,
+    blocks: mpsc::Sender<Written>,
     outcome: oneshot::Receiver<io::Result<Option<Trailer>>>,
 }
 
 impl Sink {
     /// Starts the thread. When the sink is dropped, what was handed over is still written.
     pub(crate) fn start(mut writer: Writer<BufWriter<File>>) -> Self {
-        let (blocks, mut waiting) = mpsc::channel::<Option<Block>>(WAITING);
+        let (blocks, mut waiting) = mpsc::channel::<Written>(WAITING);
         let (done, outcome) = oneshot::channel();
         std::thread::spawn(move || {
             let write = move || {
-                while let Some(block) = waiting.blocking_recv() {
-                    match block {
-                        Some(block) => writer.block(&block)?,
-                        None => return writer.finish().map(|(_, trailer)| Some(trailer)),
+                while let Some(written) = waiting.blocking_recv() {
+                    match written {
+                        Written::Block(block) => writer.block(&block)?,
+                        Written::End(left_out) => {
+                            return writer.finish(left_out).map(|(_, trailer)| Some(trailer));
+                        }
                     }
                 }
                 Ok(None)
@@ -42,13 +52,13 @@ impl Sink {
 
     /// Hands over a block. False if nothing can be written any more: [`Self::finish`] tells why.
     pub(crate) async fn put(&self, block: Block) -> bool {
-        self.blocks.send(Some(block)).await.is_ok()
+        self.blocks.send(Written::Block(block)).await.is_ok()
     }
 
-    /// Ends the backup.
-    pub(crate) async fn finish(self) -> io::Result<Trailer> {
+    /// Ends the backup, which has nothing of these parts of the circle.
+    pub(crate) async fn finish(self, left_out: Vec<(Id, Id)>) -> io::Result<Trailer> {
         // Fails only if the outcome is an error already.
-        let _ = self.blocks.send(None).await;
+        let _ = self.blocks.send(Written::End(left_out)).await;
         match self.outcome.await {
             Ok(Ok(Some(trailer))) => Ok(trailer),
             Ok(Err(error)) => Err(error),

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use sky_chord::Id;
+
 use super::format::{self, BLOCK, DIGEST, HEADER, MAGIC, TRAILER, Tally};
 use super::{Block, Header, Trailer};
 
@@ -38,9 +40,9 @@ impl<W: Write> Writer<W> {
         self.out.flush()
     }
 
-    /// Ends the backup.
-    pub(crate) fn finish(mut self) -> io::Result<(W, Trailer)> {
-        let trailer = self.tally.trailer();
+    /// Ends the backup, which has nothing of these parts of the circle.
+    pub(crate) fn finish(mut self, left_out: Vec<(Id, Id)>) -> io::Result<(W, Trailer)> {
+        let trailer = Trailer { left_out, ..self.tally.trailer() };
         self.frame(TRAILER, &serde_json::to_vec(&trailer)?)?;
         self.out.flush()?;
         Ok((self.out, trailer))

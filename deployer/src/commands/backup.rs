@@ -16,6 +16,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use reqwest::StatusCode;
 use serde::Serialize;
 use sky_api::KeyEntry;
+use sky_api::cursor::{read, text};
 use sky_chord::{Cursor, Id, Key};
 
 use super::{Context, interruptible_with};
@@ -52,10 +53,11 @@ struct Report<'a> {
 pub(super) async fn run(context: &Context<'_>, args: &BackupArgs) -> Result<ExitCode> {
     let deployment = Deployment::open(&args.target.inventory).await?;
     let place = Place::parse(&args.file)?;
+    let lost = left_out(context, &deployment, args.without_lost).await?;
     match &place {
         Place::Pipe => {
             let hint = "what was written is incomplete; begin anew".to_owned();
-            interruptible_with(hint, to_pipe(context, &deployment, &place)).await?;
+            interruptible_with(hint, to_pipe(context, &deployment, &place, lost)).await?;
         }
         Place::File(path) => {
             // A device or a pipe would be replaced by a file.
@@ -73,7 +75,7 @@ pub(super) async fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Exit
             let hint = goes_on(&draft);
             interruptible_with(hint, async {
                 let begun = Instant::now();
-                let trailer = to_file(context, &deployment, &draft, path).await?;
+                let trailer = to_file(context, &deployment, &draft, path, lost).await?;
                 summary(context, &deployment, &place, &trailer, begun)
             })
             .await?;
@@ -84,7 +86,7 @@ pub(super) async fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Exit
             let draft = deployment.folder.path().join("upload.partial");
             interruptible_with(goes_on(&draft), async {
                 let begun = Instant::now();
-                let trailer = to_file(context, &deployment, &draft, &file).await?;
+                let trailer = to_file(context, &deployment, &draft, &file, lost).await?;
                 context.printer.passing(format_args!("sending the backup to {place}"));
                 upload(&file, &place, url).await.map_err(|error| {
                     let hint = error.problems.first().and_then(|problem| problem.hint.clone());
@@ -105,6 +107,28 @@ fn goes_on(draft: &Path) -> String {
     format!("what was read is in {}; the same command again goes on from there", draft.display())
 }
 
+/// The parts of the circle that nobody keeps any more, and that the backup is to be made without.
+async fn left_out(
+    context: &Context<'_>,
+    deployment: &Deployment,
+    allowed: bool,
+) -> Result<Vec<(Id, Id)>> {
+    deployment.agents().await?;
+    deployment.refuse_lost(&deployment.expected().await?).await?;
+    let lost = deployment.kept_by_nobody().await?;
+    let Some((lo, hi)) = lost.first() else { return Ok(lost) };
+    let parts = of(lost.len() as u64, "part");
+    if !allowed {
+        let ring = &deployment.inventory.ring.name;
+        let what = format!("nobody keeps {parts} of the circle of {ring} any more");
+        return Err(Error::new(what)
+            .because(format!("such as ({lo:?}, {hi:?}]"))
+            .hint("--without-lost makes a backup of the rest"));
+    }
+    context.printer.warn(format_args!("{parts} of the circle that nobody keeps are left out"));
+    Ok(lost)
+}
+
 /// The header of a backup that begins now.
 async fn header(deployment: &Deployment) -> Result<Header> {
     let ring = deployment.inventory.ring.name.clone();
@@ -113,7 +137,12 @@ async fn header(deployment: &Deployment) -> Result<Header> {
     Ok(Header { format: FORMAT, ring, ring_id, id: random_hex(16)?, begun })
 }
 
-async fn to_pipe(context: &Context<'_>, deployment: &Deployment, place: &Place) -> Result<()> {
+async fn to_pipe(
+    context: &Context<'_>,
+    deployment: &Deployment,
+    place: &Place,
+    lost: Vec<(Id, Id)>,
+) -> Result<()> {
     let out = std::io::stdout();
     if out.is_terminal() {
         return Err(Error::new("a backup is not for a terminal")
@@ -125,7 +154,8 @@ async fn to_pipe(context: &Context<'_>, deployment: &Deployment, place: &Place) 
     let header = header(deployment).await?;
     let writer = Writer::begin(BufWriter::new(out), &header).during(writing)?;
     let new = std::array::from_fn(|_| Arc::New);
-    let trailer = collect(context, deployment, new, 0, writer, "the standard output").await?;
+    let what = What { arcs: new, keys_before: 0, lost };
+    let trailer = collect(context, deployment, what, writer, "the standard output").await?;
     let Trailer { keys, bytes: size, .. } = trailer;
     context.printer.step(Mark::Done, said(deployment, place, keys, size, begun));
     Ok(())
@@ -137,6 +167,7 @@ async fn to_file(
     deployment: &Deployment,
     draft: &Path,
     name: &Path,
+    lost: Vec<(Id, Id)>,
 ) -> Result<Trailer> {
     let printer = context.printer;
     let (draft, begun, writer) = Draft::open(draft, header(deployment).await?)?;
@@ -152,7 +183,8 @@ async fn to_file(
     let trailer = if begun.complete {
         so_far
     } else {
-        collect(context, deployment, begun.arcs, so_far.keys, writer, &shown).await?
+        let what = What { arcs: begun.arcs, keys_before: so_far.keys, lost };
+        collect(context, deployment, what, writer, &shown).await?
     };
     draft.publish(name)?;
     Ok(trailer)
@@ -187,12 +219,21 @@ fn said(deployment: &Deployment, place: &Place, keys: u64, size: u64, begun: Ins
     format!("{ring} backed up to {to}: {keys}, {size} of values, {seconds:.1} s")
 }
 
+/// What is to be read.
+struct What {
+    /// How far each arc is.
+    arcs: [Arc; ARCS],
+    /// How many keys that makes.
+    keys_before: u64,
+    /// The parts (lo, hi] of the circle that are left out.
+    lost: Vec<(Id, Id)>,
+}
+
 /// Reads all arcs at once and writes them.
 async fn collect(
     context: &Context<'_>,
     deployment: &Deployment,
-    arcs: [Arc; ARCS],
-    keys_before: u64,
+    What { arcs, keys_before, lost }: What,
     writer: Writer<BufWriter<File>>,
     to: &str,
 ) -> Result<Trailer> {
@@ -202,7 +243,7 @@ async fn collect(
     let of = expected_keys(deployment).await;
     let read = {
         let arcs = arcs.into_iter().enumerate();
-        let arcs = arcs.map(|(number, arc)| read_arc(&pool, number, arc, &sink, &progress));
+        let arcs = arcs.map(|(number, arc)| read_arc(&pool, number, arc, &lost, &sink, &progress));
         let mut read = std::pin::pin!(try_join_all(arcs));
         tokio::select! {
             read = &mut read => read.map(drop),
@@ -212,9 +253,8 @@ async fn collect(
     context.printer.clear();
     let written = || format!("cannot write to {to}");
     match read {
-        Ok(()) => sink.finish().await.during(written),
+        Ok(()) | Err(Stop::Unwritten) => sink.finish(lost).await.during(written),
         Err(Stop::Failed(error)) => Err(error),
-        Err(Stop::Unwritten) => sink.finish().await.during(written),
     }
 }
 
@@ -279,25 +319,46 @@ fn is_past(arc: usize, place: &Cursor) -> bool {
     }
 }
 
+/// The place behind the lost part in which the next key would be; none if it is in none.
+fn beyond(place: Option<&Cursor>, lost: &[(Id, Id)]) -> Option<Cursor> {
+    let next = match place {
+        None => Id::MIN,
+        Some(Cursor::AfterPoint(point)) => point.plus(Id::small(1)),
+        // Its own point is kept by somebody.
+        Some(Cursor::AfterKey(_)) => return None,
+    };
+    let (_, hi) = lost.iter().find(|(lo, hi)| next.is_in_arc(*lo, *hi))?;
+    // A part that goes on at the beginning of the circle ends at the end of it.
+    Some(Cursor::AfterPoint(if *hi < next { Id::MAX } else { *hi }))
+}
+
 async fn read_arc(
     pool: &Pool<'_>,
     arc: usize,
     state: Arc,
+    lost: &[(Id, Id)],
     sink: &Sink,
     progress: &Progress,
 ) -> Result<(), Stop> {
     let mut cursor = match state {
-        Arc::New => start_of(arc).map(|start| sky_api::cursor::text(&start)),
+        Arc::New => start_of(arc).map(|start| text(&start)),
         Arc::At(cursor) => Some(cursor),
         Arc::Done => return Ok(()),
     };
     loop {
+        while let Some(place) = beyond(cursor.as_deref().and_then(read).as_ref(), lost) {
+            if is_past(arc, &place) {
+                let end = Block { arc, next: None, entries: Vec::new() };
+                return if sink.put(end).await { Ok(()) } else { Err(Stop::Unwritten) };
+            }
+            cursor = Some(text(&place));
+        }
         let page = pool.page(cursor.as_deref(), PAGE).await?;
         let listed = page.keys.len();
         let mut keys: Vec<KeyEntry> = page.keys;
         keys.retain(|entry| arc_of(&Key::new(&entry.key).hash()) == arc);
         let next = page.cursor.filter(|next| {
-            let place = sky_api::cursor::read(next);
+            let place = read(next);
             keys.len() == listed && place.is_none_or(|place| !is_past(arc, &place))
         });
         let mut rest = keys.as_slice();
@@ -306,7 +367,7 @@ async fn read_arc(
             let entries = values(pool, now, progress).await?;
             let after = match now.last() {
                 Some(last) if !later.is_empty() => {
-                    Some(sky_api::cursor::text(&Cursor::AfterKey(Key::new(&last.key))))
+                    Some(text(&Cursor::AfterKey(Key::new(&last.key))))
                 }
                 _ => next.clone(),
             };
@@ -378,6 +439,18 @@ mod tests {
         }
         assert!(is_past(ARCS - 1, &Cursor::AfterPoint(Id::MAX)));
         assert!(!is_past(ARCS - 1, &Cursor::AfterPoint(Id::MAX.plus(Id::MAX))));
+    }
+
+    #[test]
+    fn lost_parts_are_passed_over() {
+        let point = |number| Cursor::AfterPoint(Id::small(number));
+        let lost = [(Id::small(4), Id::small(6)), (Id::small(90), Id::small(2))];
+        let next = |place| beyond(Some(&place), &lost);
+        assert_eq!(beyond(None, &lost), Some(point(2)));
+        assert_eq!([2, 3, 6, 7].map(|at| next(point(at))), [const { None }; 4]);
+        assert_eq!([4, 5].map(|at| next(point(at))), [Some(point(6)), Some(point(6))]);
+        assert_eq!(next(point(90)), Some(Cursor::AfterPoint(Id::MAX)));
+        assert_eq!(next(Cursor::AfterKey(Key::new("k"))), None);
     }
 
     #[test]

@@ -128,7 +128,10 @@ async fn repair(context: &Context<'_>, args: &RepairArgs) -> Result<ExitCode> {
 fn beyond_repair(nobody_left: &[(Id, Id)]) -> Error {
     let what = of(nobody_left.len() as u64, "range");
     Error::new(format!("there is nothing left to repair {what} from"))
-        .hint("restore a backup into a new ring")
+        .hint(
+            "`sky-deploy backup --without-lost FILE` saves the rest; restore that, and what an older backup \
+             has, into a new ring",
+        )
 }
 
 /// What is stuck, after the silent had some time to answer.

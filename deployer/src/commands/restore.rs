@@ -144,6 +144,12 @@ async fn restore(
     };
     if let Some(contents) = &contents {
         refuse_damaged(contents, place, args.incomplete)?;
+        if !contents.holds.left_out.is_empty() {
+            let parts = amount::of(contents.holds.left_out.len() as u64, "part");
+            printer.warn(format_args!(
+                "{place} has nothing of {parts} of the circle, which nobody kept when it was made"
+            ));
+        }
     }
     deployment.folder.create()?;
     let _lock = deployment.folder.lock_for("restore.lock", "restore")?;
@@ -223,7 +229,8 @@ async fn look_through(place: &Place, printer: &Printer) -> Result<Contents> {
     let Some(Part::Header(header)) = feed.next().await.map_err(failed)? else {
         return Err(Error::new(format!("cannot restore {place}: it has no header")));
     };
-    let mut holds = Trailer { keys: 0, bytes: 0, blocks: 0, content: String::new() };
+    let mut holds =
+        Trailer { keys: 0, bytes: 0, blocks: 0, content: String::new(), left_out: Vec::new() };
     let mut shown = Instant::now();
     let damage = loop {
         match feed.next().await {

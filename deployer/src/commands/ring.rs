@@ -1,5 +1,6 @@
 //! `ring`: the circle, node by node and range by range.
 
+use std::ops::Add;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -88,7 +89,7 @@ impl Picture {
             NodeLine {
                 id: seen.node.id,
                 state: seen.state,
-                share: owned.map(|range| range.share).sum(),
+                share: owned.map(|range| range.share).fold(0.0, f64::add),
                 keys: view.map(|view| view.keys),
                 predecessor: view.and_then(|view| view.predecessor.as_ref()).map(known),
                 successors: view

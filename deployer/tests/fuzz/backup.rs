@@ -130,7 +130,7 @@ fn inputs() -> [(&'static str, Vec<u8>); 2] {
         writer.block(block).unwrap();
         frames.push((BLOCK, format::encode(block).unwrap().0));
     }
-    let (file, trailer) = writer.finish().unwrap();
+    let (file, trailer) = writer.finish(Vec::new()).unwrap();
     frames.push((TRAILER, serde_json::to_vec(&trailer).unwrap()));
     let frames = frames
         .into_iter()

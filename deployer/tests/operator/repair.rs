@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::ring::{Node, Ring};
+use crate::sky_file;
 use crate::writer::block_on;
 use crate::{fails, said};
 
@@ -177,4 +178,56 @@ fn a_lone_survivor_and_nodes_made_anew_become_a_ring_again() {
             assert_eq!(now[&format!("key/{i}")], (StatusCode::OK, format!("value {i}")));
         }
     }
+}
+
+/// All that kept a range are gone: what is left is saved for a new ring.
+#[test]
+fn what_nobody_keeps_is_left_out_of_a_backup() {
+    let ring = Ring::new("process", 5, 15_710);
+    ring.must(&["apply", "--detach"]);
+    for i in 0..KEYS {
+        ring.must(&["kv", "put", &format!("key/{i}"), &format!("value {i}")]);
+    }
+    ring.must(&["check"]);
+    let nodes = ring.nodes();
+    let trio = ranges(&nodes).into_iter().find(|members| members.len() == 3).unwrap();
+    for node in nodes.iter().filter(|node| trio.contains(&node.name)) {
+        node.kill();
+        let data = ring.home().join(format!("sky/e2e-15710/nodes/{}/data", node.name));
+        std::fs::remove_dir_all(data).unwrap();
+    }
+    let text = fails(&ring, &["apply", "--detach"]);
+    assert!(text.contains("is gone for good"), "{text}");
+    let text = fails(&ring, &["backup", "rest"]);
+    assert!(text.contains("`sky-deploy repair` tells what may be lost"), "{text}");
+    let text = fails(&ring, &["repair", "--accept-loss", "--yes"]);
+    assert!(text.contains("there is nothing left to repair 1 range from"), "{text}");
+    let text = fails(&ring, &["backup", "rest"]);
+    assert!(text.contains("nobody keeps 1 part of the circle of e2e-15710 any more"), "{text}");
+
+    ring.must(&["backup", "rest", "--without-lost"]);
+    let rest = std::fs::read(ring.folder.path().join("rest")).unwrap();
+    let (rest, _) = sky_file::read(&rest);
+    let survivor = nodes.iter().find(|node| !trio.contains(&node.name)).unwrap();
+    let now = read(&survivor.url);
+    let answered = now.iter().filter(|(_, (status, _))| *status == StatusCode::OK);
+    let answered: BTreeMap<_, _> =
+        answered.map(|(key, (_, value))| (key.clone(), value.clone().into_bytes())).collect();
+    let saved: BTreeMap<_, _> =
+        rest.iter().map(|(key, (_, value))| (key.clone(), value.clone())).collect();
+    assert_eq!(saved, answered);
+    assert!((KEYS / 2..KEYS).contains(&saved.len()), "{} of {KEYS}", saved.len());
+
+    let new = Ring::new("process", 3, 15_720);
+    new.must(&["apply", "--detach"]);
+    let file = ring.folder.path().join("rest");
+    let output = new.run(&["restore", file.to_str().unwrap(), "--yes", "--verify"]);
+    let text = said(&output);
+    assert!(
+        output.status.success() && text.contains("has nothing of 1 part of the circle"),
+        "{text}"
+    );
+    let now = read(&new.nodes()[0].url);
+    let found = now.values().filter(|(status, _)| *status == StatusCode::OK).count();
+    assert_eq!(found, saved.len());
 }

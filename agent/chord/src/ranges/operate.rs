@@ -71,8 +71,8 @@ struct Pending {
     reason: Option<String>,
     /// Where a lookup says the range is.
     found: Vec<Peer>,
-    /// The keys listed so far.
-    listed: Vec<ListedKey>,
+    /// The keys listed so far; none before the first range was gone through.
+    listed: Option<Vec<ListedKey>>,
 }
 
 /// The operations of this node's clients.
@@ -153,7 +153,7 @@ impl Ranges {
             maybe: false,
             reason: None,
             found: Vec::new(),
-            listed: Vec::new(),
+            listed: None,
         };
         self.operations.pending.insert(id, pending);
         self.ask_next(w, id);
@@ -445,10 +445,10 @@ impl Ranges {
         *limit = limit.saturating_sub(keys.len() as u32);
         let is_full = *limit == 0;
         after.clone_from(&next);
-        pending.listed.extend(keys);
+        pending.listed.get_or_insert_default().extend(keys);
         let is_late = pending.deadline.since(w.ctx.now) < LIST_IN_TIME;
         if next.is_none() || is_full || is_late {
-            let keys = std::mem::take(&mut pending.listed);
+            let keys = pending.listed.take().unwrap_or_default();
             return self.conclude(w, id, Ok(Answer::Listed { keys, next }));
         }
         pending.asked.clear();
@@ -480,7 +480,14 @@ impl Ranges {
     }
 
     fn give_up<R: Records>(&mut self, w: &mut World<'_, R>, id: OperationId) {
-        let Some(pending) = self.operations.pending.get(&id) else { return };
+        let Some(pending) = self.operations.pending.get_mut(&id) else { return };
+        if let (Some(keys), Operation::List { after, .. }) =
+            (pending.listed.take(), &pending.operation)
+        {
+            // What was gone through is good; who asks on from there hears of the trouble.
+            let next = after.clone();
+            return self.conclude(w, id, Ok(Answer::Listed { keys, next }));
+        }
         let unanswered = !pending.open.is_empty() && pending.operation.is_change();
         let failure = if pending.maybe || unanswered {
             Failure::MaybeApplied

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sky_chord::{
-    Answer, Condition, Config, Failure, NodeId, Peer, RangeTag, Reply, Request, Settings,
+    Answer, Condition, Config, Failure, NodeId, Operation, Peer, RangeTag, Reply, Request, Settings,
 };
 
 use crate::sim::cluster::{Cluster, even_position};
@@ -73,6 +73,13 @@ fn survivors_go_on_when_a_majority_is_gone_for_good() {
     assert!(!stuck_ranges.is_empty());
     let answers: Vec<_> = (0..100).map(|index| cluster.operate(0, get(&key(index)))).collect();
     assert!(answers.iter().any(|answer| matches!(answer, Err(Failure::Unavailable(_)))));
+    // A list comes as far as the first of them.
+    let list = |after| Operation::List { after, prefix: "".into(), limit: 1000 };
+    let Ok(Answer::Listed { next: Some(next), .. }) = cluster.operate(0, list(None)) else {
+        panic!("the range at the beginning can be listed")
+    };
+    let rest = cluster.operate(0, list(Some(next)));
+    assert!(matches!(rest, Err(Failure::Unavailable(_))), "{rest:?}");
     for (at, survivors) in stuck_ranges {
         let forced = force(&mut cluster, survivors[0], at, &survivors).unwrap();
         assert!(forced.forced && forced.epoch > at.epoch, "{forced:?}");
