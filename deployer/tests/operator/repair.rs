@@ -1,4 +1,4 @@
-//! `repair`: two neighbours are gone for good, with their disks.
+//! `repair`: nodes are gone for good, with their disks.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,6 +13,23 @@ use crate::writer::block_on;
 use crate::{fails, said};
 
 const KEYS: usize = 200;
+
+/// A ring of processes with keys that all copies have.
+fn filled(nodes: usize, first_port: u16) -> Ring {
+    let ring = Ring::new("process", nodes, first_port);
+    ring.must(&["apply", "--detach"]);
+    for i in 0..KEYS {
+        ring.must(&["kv", "put", &format!("key/{i}"), &format!("value {i}")]);
+    }
+    ring.must(&["check"]);
+    ring
+}
+
+/// Removes what a node that does not run holds.
+fn lose_data(ring: &Ring, node: &Node) {
+    let data = format!("sky/e2e-{}/nodes/{}/data", ring.first_port, node.name);
+    std::fs::remove_dir_all(ring.home().join(data)).unwrap();
+}
 
 /// What an agent answers for each key.
 fn read(url: &str) -> BTreeMap<String, (StatusCode, String)> {
@@ -59,12 +76,7 @@ fn views(url: &str) -> Option<Value> {
 
 #[test]
 fn survivors_go_on_when_a_majority_is_gone_for_good() {
-    let ring = Ring::new("process", 5, 15_680);
-    ring.must(&["apply", "--detach"]);
-    for i in 0..KEYS {
-        ring.must(&["kv", "put", &format!("key/{i}"), &format!("value {i}")]);
-    }
-    ring.must(&["check"]);
+    let ring = filled(5, 15_680);
     let text = said(&ring.run(&["repair"]));
     assert!(text.contains("every range of e2e-15680 has a majority that answers"), "{text}");
 
@@ -93,10 +105,7 @@ fn survivors_go_on_when_a_majority_is_gone_for_good() {
     let text = fails(&ring, &["remove", &pair[2], "--yes"]);
     assert!(text.contains(&format!("{} cannot leave the ring", pair[2])), "{text}");
     assert!(text.contains("`sky-deploy apply` starts what is down"), "{text}");
-    for node in &gone {
-        let data = ring.home().join(format!("sky/e2e-15680/nodes/{}/data", node.name));
-        std::fs::remove_dir_all(data).unwrap();
-    }
+    gone.iter().for_each(|node| lose_data(&ring, node));
     let text = fails(&ring, &["repair"]);
     assert!(text.contains("--accept-loss lets the survivors go on"), "{text}");
     assert!(text.contains("neither it nor its data is there"), "{text}");
@@ -144,16 +153,10 @@ fn survivors_go_on_when_a_majority_is_gone_for_good() {
 /// Whoever loses disks first of all applies again: then empty nodes are where the lost ones were.
 #[test]
 fn a_lone_survivor_and_nodes_made_anew_become_a_ring_again() {
-    let ring = Ring::new("process", 3, 15_690);
-    ring.must(&["apply", "--detach"]);
-    for i in 0..KEYS {
-        ring.must(&["kv", "put", &format!("key/{i}"), &format!("value {i}")]);
-    }
-    ring.must(&["check"]);
+    let ring = filled(3, 15_690);
     for node in &ring.nodes()[1..] {
         node.kill();
-        let data = ring.home().join(format!("sky/e2e-15690/nodes/{}/data", node.name));
-        std::fs::remove_dir_all(data).unwrap();
+        lose_data(&ring, node);
     }
     let text = fails(&ring, &["apply", "--detach"]);
     assert!(text.contains("a majority of the members of 3 ranges is gone for good"), "{text}");
@@ -183,18 +186,12 @@ fn a_lone_survivor_and_nodes_made_anew_become_a_ring_again() {
 /// All that kept a range are gone: what is left is saved for a new ring.
 #[test]
 fn what_nobody_keeps_is_left_out_of_a_backup() {
-    let ring = Ring::new("process", 5, 15_710);
-    ring.must(&["apply", "--detach"]);
-    for i in 0..KEYS {
-        ring.must(&["kv", "put", &format!("key/{i}"), &format!("value {i}")]);
-    }
-    ring.must(&["check"]);
+    let ring = filled(5, 15_710);
     let nodes = ring.nodes();
     let trio = ranges(&nodes).into_iter().find(|members| members.len() == 3).unwrap();
     for node in nodes.iter().filter(|node| trio.contains(&node.name)) {
         node.kill();
-        let data = ring.home().join(format!("sky/e2e-15710/nodes/{}/data", node.name));
-        std::fs::remove_dir_all(data).unwrap();
+        lose_data(&ring, node);
     }
     let text = fails(&ring, &["apply", "--detach"]);
     assert!(text.contains("is gone for good"), "{text}");
