@@ -190,8 +190,7 @@ async fn story(page: &Page, url: &str, ring: &Ring, dashboard: Running) {
     let state: Value = state.json().await.unwrap();
     let victim = &state["nodes"][2];
     let name = victim["name"].as_str().unwrap();
-    let pid = Pid::from_raw(i32::try_from(victim["pid"].as_u64().unwrap()).unwrap()).unwrap();
-    kill_process(pid, Signal::KILL).unwrap();
+    kill(victim);
     let verdict = page.verdict("wrong", SOON).await;
     assert!(verdict.contains("The ring is not right"), "{verdict}");
     assert!(verdict.contains(&format!("{name} ")), "{verdict}");
@@ -290,10 +289,13 @@ async fn story(page: &Page, url: &str, ring: &Ring, dashboard: Running) {
     page.verdict("right", SOON).await;
     page.says("#changes", &format!("{name} is paused")).await;
 
-    // Two lose their disks and are made anew, which the page does not mistake for those that they were.
-    for node in state["nodes"].as_array().unwrap().iter().take(2) {
+    // Two neighbours lose their disks at once and are made anew: the page does not mistake them for those that
+    // they were.
+    let lost = &state["nodes"].as_array().unwrap()[..2];
+    lost.iter().for_each(kill);
+    for node in lost {
         let name = node["name"].as_str().unwrap();
-        ring.must(&["stop", name]);
+        page.state_becomes(name, "down").await;
         let data = format!("state/sky/browser/nodes/{name}/data");
         std::fs::remove_dir_all(ring.folder.path().join(data)).unwrap();
     }
@@ -315,6 +317,12 @@ async fn story(page: &Page, url: &str, ring: &Ring, dashboard: Running) {
     page.click("#list-form [type=submit]").await;
     page.wait("#key-list [data-browse-error]", SOON).await;
     page.wait("#key-list [data-page=same]", SOON).await;
+}
+
+/// Kills the process of a node.
+fn kill(node: &Value) {
+    let pid = Pid::from_raw(i32::try_from(node["pid"].as_u64().unwrap()).unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
 }
 
 /// Where the agent of a node listens.
