@@ -39,6 +39,8 @@ struct Look {
     place: Place,
     digests: BTreeMap<NodeId, BTreeMap<u8, u64>>,
     pages: BTreeMap<NodeId, (Vec<ScanEntry>, bool)>,
+    /// Who was told of the configuration, because it was behind: once, and not for ever.
+    told: BTreeSet<NodeId>,
 }
 
 /// A record on its way to the members that lack it.
@@ -168,7 +170,8 @@ impl Ranges {
         let Some(comparison) = self.comparisons.under_way.get_mut(&hi) else { return };
         comparison.last += 1;
         let number = comparison.last;
-        let look = Look { place, digests: BTreeMap::new(), pages: BTreeMap::new() };
+        let (digests, pages, told) = Default::default();
+        let look = Look { place, digests, pages, told };
         comparison.looking.insert(number, look);
         for peer in comparison.members.clone() {
             self.ask_look(w, hi, number, &peer);
@@ -217,6 +220,10 @@ impl Ranges {
             (CompareStep::Look(number), Some(Body::Refused(Refusal::Behind)))
                 if from != w.ctx.me.node =>
             {
+                let Some(look) = comparison.looking.get_mut(&number) else { return };
+                if !look.told.insert(from) {
+                    return self.comparisons.abort(hi);
+                }
                 let configs = self.configs_over(&at);
                 self.tell_decided(w, from, configs);
                 self.look_again(w, hi, number, from);

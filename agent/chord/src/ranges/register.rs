@@ -104,6 +104,7 @@ impl Ranges {
             answers: BTreeMap::new(),
             refused: BTreeMap::new(),
             asked: BTreeSet::new(),
+            told: BTreeSet::new(),
             holders: BTreeSet::new(),
             fetching: None,
             attempts,
@@ -291,7 +292,7 @@ impl Ranges {
                 let config = (**config).clone();
                 self.on_newer(w, config);
             }
-            Refusal::Behind if from != w.ctx.me.node => {
+            Refusal::Behind if from != w.ctx.me.node && round.told.insert(from) => {
                 let configs = self.configs_over(&tag);
                 self.tell_decided(w, from, configs);
                 return self.ask_once_more(w, id, from);

@@ -93,6 +93,8 @@ pub(super) struct Round {
     pub(super) answers: BTreeMap<NodeId, (Ballot, Option<Register>)>,
     pub(super) refused: BTreeMap<NodeId, Refusal>,
     pub(super) asked: BTreeSet<NodeId>,
+    /// Who was told of the configuration, because it was behind: once, and not for ever.
+    pub(super) told: BTreeSet<NodeId>,
     /// Who holds the value that the first phase found, or is thought to, and need not be sent its bytes.
     pub(super) holders: BTreeSet<NodeId>,
     pub(super) fetching: Option<Fetching>,
@@ -108,6 +110,7 @@ impl Round {
         self.answers.clear();
         self.refused.clear();
         self.asked.clear();
+        self.told.clear();
     }
 
     fn registers(&self) -> impl Iterator<Item = &Register> {

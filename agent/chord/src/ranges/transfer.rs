@@ -30,6 +30,8 @@ struct Pass {
     pages: BTreeMap<NodeId, (Vec<ScanEntry>, bool)>,
     /// Sources that did not want to answer, as while their store is broken.
     refused: BTreeSet<NodeId>,
+    /// For which page a source was told of the configuration, because it was behind: once, and not for ever.
+    told: BTreeSet<(u32, NodeId)>,
     waiting: VecDeque<Key>,
     in_flight: usize,
     /// The bytes of the values of the keys under way.
@@ -94,6 +96,7 @@ impl Ranges {
             page: 0,
             pages: BTreeMap::new(),
             refused: BTreeSet::new(),
+            told: BTreeSet::new(),
             waiting: VecDeque::new(),
             in_flight: 0,
             bytes_in_flight: 0,
@@ -155,7 +158,7 @@ impl Ranges {
             }
             // What a node has decided it need not tell itself: it would refuse itself for ever.
             Some(Body::Refused(Refusal::Behind)) if from == w.ctx.me.node => self.passes.abort(hi),
-            Some(Body::Refused(Refusal::Behind)) => {
+            Some(Body::Refused(Refusal::Behind)) if pass.told.insert((page, from)) => {
                 let at = pass.config.tag();
                 let configs = self.configs_over(&at);
                 self.tell_decided(w, from, configs);
