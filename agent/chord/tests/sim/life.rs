@@ -103,6 +103,10 @@ fn tombstones_kept(kinds: &[Kind], hot: bool, random: &mut Random) -> Duration {
 /// that caught up, the leader of its range has changed, and members have disagreed before.
 const EXPIRED_WITHIN: Duration = Duration::from_secs(50);
 
+/// More than that many events for each node in a second at rest are nodes that talk in circles: it takes a
+/// tenth of that to look after neighbours.
+const AT_REST_MAX: u64 = 1_000;
+
 /// Lives through a plan. Panics where something is not as it was promised.
 pub(crate) fn live(plan: &Plan, random: &mut Random) -> Summary {
     let mut cluster = Cluster::new(random.next(), plan.settings.clone());
@@ -162,6 +166,8 @@ pub(crate) fn live(plan: &Plan, random: &mut Random) -> Summary {
     cluster.run_for(plan.settings.compare_every * 5 / 4 + Duration::from_secs(2));
     cluster.settle();
     replicas::assert_alike(&cluster);
+    let (events, nodes) = (cluster.events_of_a_second(), cluster.expected().len());
+    assert!(events < AT_REST_MAX * nodes as u64, "{events} events in a second at rest");
     let line = format!(
         "{} nodes, {} at the end, {} replicas, {:?}: {} answered, {} failed, {} listed, {} told, {:?}",
         plan.size,

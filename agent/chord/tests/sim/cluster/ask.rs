@@ -117,6 +117,13 @@ impl Cluster {
         }
     }
 
+    /// How many events the next virtual second brings.
+    pub(crate) fn events_of_a_second(&mut self) -> u64 {
+        let before = self.last_number;
+        self.run_for(Duration::from_secs(1));
+        self.last_number - before
+    }
+
     pub(crate) fn run_for(&mut self, duration: Duration) {
         self.run_until(duration, |_| false);
     }
