@@ -53,11 +53,11 @@ struct Report<'a> {
 pub(super) async fn run(context: &Context<'_>, args: &BackupArgs) -> Result<ExitCode> {
     let deployment = Deployment::open(&args.target.inventory).await?;
     let place = Place::parse(&args.file)?;
-    let lost = left_out(context, &deployment, args.without_lost).await?;
     match &place {
         Place::Pipe => {
             let hint = "what was written is incomplete; begin anew".to_owned();
-            interruptible_with(hint, to_pipe(context, &deployment, &place, lost)).await?;
+            interruptible_with(hint, to_pipe(context, &deployment, &place, args.without_lost))
+                .await?;
         }
         Place::File(path) => {
             // A device or a pipe would be replaced by a file.
@@ -75,7 +75,8 @@ pub(super) async fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Exit
             let hint = goes_on(&draft);
             interruptible_with(hint, async {
                 let begun = Instant::now();
-                let trailer = to_file(context, &deployment, &draft, path, lost).await?;
+                let trailer =
+                    to_file(context, &deployment, &draft, path, args.without_lost).await?;
                 summary(context, &deployment, &place, &trailer, begun)
             })
             .await?;
@@ -86,7 +87,8 @@ pub(super) async fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Exit
             let draft = deployment.folder.path().join("upload.partial");
             interruptible_with(goes_on(&draft), async {
                 let begun = Instant::now();
-                let trailer = to_file(context, &deployment, &draft, &file, lost).await?;
+                let trailer =
+                    to_file(context, &deployment, &draft, &file, args.without_lost).await?;
                 context.printer.passing(format_args!("sending the backup to {place}"));
                 upload(&file, &place, url).await.map_err(|error| {
                     let hint = error.problems.first().and_then(|problem| problem.hint.clone());
@@ -141,7 +143,7 @@ async fn to_pipe(
     context: &Context<'_>,
     deployment: &Deployment,
     place: &Place,
-    lost: Vec<(Id, Id)>,
+    without_lost: bool,
 ) -> Result<()> {
     let out = std::io::stdout();
     if out.is_terminal() {
@@ -151,6 +153,7 @@ async fn to_pipe(
     let begun = Instant::now();
     let writing = || "cannot write to the standard output";
     let out = File::from(out.as_fd().try_clone_to_owned().during(writing)?);
+    let lost = left_out(context, deployment, without_lost).await?;
     let header = header(deployment).await?;
     let writer = Writer::begin(BufWriter::new(out), &header).during(writing)?;
     let new = std::array::from_fn(|_| Arc::New);
@@ -167,9 +170,10 @@ async fn to_file(
     deployment: &Deployment,
     draft: &Path,
     name: &Path,
-    lost: Vec<(Id, Id)>,
+    without_lost: bool,
 ) -> Result<Trailer> {
     let printer = context.printer;
+    let lost = left_out(context, deployment, without_lost).await?;
     let (draft, begun, writer) = Draft::open(draft, header(deployment).await?)?;
     let shown = draft.path().display().to_string();
     if let Some(damage) = &begun.damage {
