@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::StreamExt;
 use sky_chord::Id;
 use tokio::sync::Mutex;
@@ -12,7 +14,7 @@ use crate::amount::of;
 use crate::client::Client;
 use crate::error::{Error, Problem, Result};
 use crate::inventory::{Inventory, ProviderKind};
-use crate::loss::{self, LostRange};
+use crate::loss::{self, LostRange, REPAIR};
 use crate::node::NodeSpec;
 use crate::observe::{self, NodeReport, NodeState, Sighting, StatusReport};
 use crate::provider::{self, Chosen, LogRequest, Provider, Said, Site};
@@ -214,45 +216,42 @@ impl Deployment {
         let error = Error::new(format!(
             "the ring {ring} cannot become right: a majority of the members of {what} is gone for good"
         ));
-        Err(error.because(first.sentence()).hint(
-            "`sky-deploy repair` tells what may be lost, and lets the survivors go on; a backup can be \
-             restored into a new ring",
-        ))
+        let hint = format!("{REPAIR}; a backup can be restored into a new ring");
+        Err(error.because(first.sentence()).hint(hint))
     }
 
-    /// The parts (lo, hi] of the circle that nobody keeps, and that nobody who is silent may still keep. They are
-    /// looked for twice: the agents' reports are not from one moment.
+    /// The parts (lo, hi] of the circle that nobody keeps, and that nobody who is silent may still keep.
     pub(crate) async fn kept_by_nobody(&self) -> Result<Vec<(Id, Id)>> {
-        let look = async || {
-            let nodes = self.expected().await?;
-            let told = |seen: &Sighting| seen.view.is_some() || seen.state == NodeState::Missing;
-            let (_, gaps) = loss::judge(&nodes);
-            Ok::<_, Error>(if nodes.iter().all(told) { gaps } else { Vec::new() })
-        };
-        if look().await?.is_empty() {
-            return Ok(Vec::new());
-        }
-        tokio::time::sleep(LOST_FOR).await;
-        look().await
+        // Boxed, or the compiler cannot see that this work may move between threads.
+        found_twice(|| {
+            async {
+                let nodes = self.expected().await?;
+                let told =
+                    |seen: &Sighting| seen.view.is_some() || seen.state == NodeState::Missing;
+                let (_, gaps) = loss::judge(&nodes);
+                Ok(if nodes.iter().all(told) { gaps } else { Vec::new() })
+            }
+            .boxed()
+        })
+        .await
     }
 
     /// An error if a node cannot leave, because ranges that it keeps cannot decide who takes its place.
     pub async fn refuse_bound(&self, name: &str) -> Result<()> {
-        let bound = async || {
-            let mut stuck = self.stuck(&self.expected().await?);
-            stuck.retain(|range| range.members.iter().any(|member| member == name));
-            Ok::<_, Error>(stuck)
-        };
-        if bound().await?.is_empty() {
-            return Ok(());
-        }
-        tokio::time::sleep(LOST_FOR).await;
-        let bound = bound().await?;
+        let bound = found_twice(|| {
+            async {
+                let mut stuck = self.stuck(&self.expected().await?);
+                stuck.retain(|range| range.members.iter().any(|member| member == name));
+                Ok(stuck)
+            }
+            .boxed()
+        })
+        .await?;
         let Some(first) = bound.first() else { return Ok(()) };
         let gone: Vec<&str> = first.gone.iter().map(|gone| gone.name.as_str()).collect();
         let (what, gone) = (of(bound.len() as u64, "range"), gone.join(", "));
         let hint = if bound.iter().any(LostRange::is_for_good) {
-            "`sky-deploy repair` tells what may be lost, and lets the survivors go on"
+            REPAIR
         } else {
             "`sky-deploy apply` starts what is down; then try again"
         };
@@ -261,6 +260,16 @@ impl Deployment {
         ));
         Err(error.because(format!("no answer from {gone}")).hint(hint))
     }
+}
+
+/// What is found, if something is found again after a while: the agents' reports are not from one moment.
+async fn found_twice<'a, T>(look: impl Fn() -> BoxFuture<'a, Result<Vec<T>>>) -> Result<Vec<T>> {
+    let found = look().await?;
+    if found.is_empty() {
+        return Ok(found);
+    }
+    tokio::time::sleep(LOST_FOR).await;
+    look().await
 }
 
 /// Keeps a ring open, because a provider may have logged in to a cloud and opened connections; opens it

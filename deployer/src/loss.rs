@@ -6,6 +6,10 @@ use sky_chord::{Id, NodeId, Peer, RangeView, is_majority};
 use crate::observe::{NodeState, Sighting};
 use crate::ranges::{gaps, latest};
 
+/// What to do about ranges whose majority is gone for good.
+pub(crate) const REPAIR: &str =
+    "`sky-deploy repair` tells what may be lost, and lets the survivors go on";
+
 /// A range that cannot decide anything any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct LostRange {

@@ -12,6 +12,7 @@ use crate::amount::of;
 use crate::cli::StatusArgs;
 use crate::deployment::{Deployment, Kept};
 use crate::error::Result;
+use crate::loss::REPAIR;
 use crate::moment;
 use crate::node::Handle;
 use crate::observe::{NodeState, StatusReport};
@@ -145,7 +146,7 @@ fn next(status: &StatusReport) -> Vec<String> {
         hints.push("`sky-deploy unpause NODE` lets it go on");
     }
     if status.needs_repair {
-        hints.push("`sky-deploy repair` tells what may be lost, and lets the survivors go on");
+        hints.push(REPAIR);
     }
     hints.into_iter().map(str::to_owned).collect()
 }

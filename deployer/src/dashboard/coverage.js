@@ -1,7 +1,7 @@
 /** What keeps the circle: gaps, missing copies, and what the ring would be without some node. */
 
 import { and, count, h, percent, prose } from './dom.js';
-import { answering, lack, lossOf, nameOf, nodeOf, NOTHING, others, shareOf, spare } from './state.js';
+import { answering, holders, lack, lossOf, nameOf, nodeOf, NOTHING, others, shareOf, spare } from './state.js';
 
 /**
  * The state as it would be at once if this node failed: before anybody takes its place.
@@ -34,7 +34,7 @@ function seams(state) {
 function copies(state, there) {
   const shares = new Map();
   for (const range of state.ranges) {
-    const name = `${range.members.filter((id) => there.has(id) && !range.lost.includes(id)).length} of ${range.members.length}`;
+    const name = `${holders(range, there).length} of ${range.members.length}`;
     shares.set(name, (shares.get(name) ?? 0) + range.share);
   }
   return [...shares].sort();
@@ -81,7 +81,7 @@ export function consequences(state, id) {
   const lost = lossOf(state, id);
   const kept = state.ranges.filter((range) => range.members.includes(id));
   const owned = state.ranges.filter((range) => range.members[0] === id);
-  const heirs = [...new Set(owned.map((range) => range.members.find((member) => member !== id && there.has(member) && !range.lost.includes(member))).filter(Boolean))];
+  const heirs = [...new Set(owned.map((range) => holders(range, there).find((member) => member !== id)).filter(Boolean))];
   const keys = kept.reduce((total, range) => total + range.keys, 0);
   const left = others(state, id).size;
   return [

@@ -177,18 +177,22 @@ export function summary(state) {
   return { tone: 'degraded', title: 'The data is safe, the ring is not as it should be', text: 'Every key has all its copies, caught up.' };
 }
 
+/** The members that have what they were given, if exactly these nodes answer. */
+export const holders = (range, there) => range.members.filter((id) => there.has(id) && !range.lost.includes(id));
+
+/** The members of this epoch and of the one before, each with those that lost their disk. */
+const setsOf = (range) => [[range.members, range.lost], [range.prev, range.prev_lost]];
+
 /** How many of a range's members can fail before it is out of reach if exactly these nodes answer; below 0 it is. */
 export function spare(range, there) {
   const beyondMajority = ([ids, lost]) => ids.filter((id) => there.has(id) && !lost.includes(id)).length - Math.floor(ids.length / 2) - 1;
-  const sets = [[range.members, range.lost], [range.prev, range.prev_lost]];
-  return Math.min(...sets.filter(([ids]) => ids.length > 0).map(beyondMajority));
+  return Math.min(...setsOf(range).filter(([ids]) => ids.length > 0).map(beyondMajority));
 }
 
 /** Whether nothing brings back what the members of a range held that do not answer. */
 function isStuckForGood(state, range) {
   const gone = ([ids, lost]) => ids.filter((id) => !lost.includes(id) && !nodeOf(state, id)?.answering);
-  const silent = [[range.members, range.lost], [range.prev, range.prev_lost]].flatMap(gone);
-  return silent.every((id) => nodeOf(state, id)?.state === 'missing');
+  return setsOf(range).flatMap(gone).every((id) => nodeOf(state, id)?.state === 'missing');
 }
 
 /** The nodes that would answer without this one. */
