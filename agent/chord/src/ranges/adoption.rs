@@ -159,7 +159,7 @@ impl Ranges {
         if Self::is_leaving(w) || !self.current(at.hi).is_some_and(is_outside) {
             return w.ctx.answer(from, call, Body::Refused(Refusal::NotMember));
         }
-        let is_clear = self.forget_keys(w, &config).is_some_and(|forgotten| forgotten.held == 0);
+        let is_clear = self.forget_keys(w, &config).is_some_and(|forgotten| forgotten.is_nothing());
         if is_clear {
             self.invitations.note(w, at);
         }

@@ -488,32 +488,4 @@ const BACKLOG: Duration = Duration::from_millis(100);
 const HINTS_KEPT: usize = 4096;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A range was merged with the one before it and split again, of which this node knows the second part.
-    #[test]
-    fn who_asks_in_an_epoch_that_is_over_hears_of_a_later_one() {
-        let (me, id) = (NodeId { position: Id::small(33), incarnation: 1 }, Id::small);
-        let mut ranges = Ranges::default();
-        for (lo, hi, epoch) in [(0, 19, 102), (19, 33, 110)] {
-            let members = vec![Peer { node: me, address: "n".into() }];
-            let (lo, hi, prev) = (id(lo), id(hi), Vec::new());
-            let config = Config { lo, hi, epoch, members, prev, forced: false, tie_breaker: None };
-            let known = Known { config: Arc::new(config), swept: true, released: false, seq: 0 };
-            ranges.known.insert(hi, known);
-        }
-        let refused = |hi, epoch, point| {
-            let at = RangeTag { hi: id(hi), epoch };
-            match ranges.duty(&me, at, id(point)) {
-                Err(Refusal::Newer(config)) => Some((config.hi, config.epoch)),
-                Err(Refusal::Behind) => None,
-                other => panic!("{:?}", other.err()),
-            }
-        };
-        assert_eq!(refused(33, 105, 10), Some((id(33), 110)), "the merged range is no more");
-        assert_eq!(refused(33, 105, 30), Some((id(33), 110)));
-        assert_eq!(refused(33, 111, 10), None, "of that this node has not heard");
-        assert_eq!(refused(19, 103, 10), None);
-    }
-}
+mod tests;

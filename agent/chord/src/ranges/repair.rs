@@ -14,7 +14,7 @@ use crate::config::{Config, NodeId, Peer, Proposal, RangeTag};
 use crate::event::Records;
 use crate::message::{Body, Refusal};
 use crate::record::Record;
-use crate::request::segments;
+use crate::request::{Cursor, segments};
 use crate::time::Time;
 use crate::timer::Timer;
 
@@ -59,10 +59,17 @@ impl Leading {
 
 /// What was done about the keys of a range that this node has left.
 pub(super) struct Forgotten {
-    /// How many records were found.
-    pub(super) held: usize,
-    /// How many of them were removed.
+    /// How many records were removed.
     now: usize,
+    /// Whether there are some in a part of it where the node has a duty.
+    keeps_some: bool,
+}
+
+impl Forgotten {
+    /// Whether there was nothing.
+    pub(super) const fn is_nothing(&self) -> bool {
+        self.now == 0 && !self.keeps_some
+    }
 }
 
 const RECONCILE_EVERY: Duration = Duration::from_millis(500);
@@ -294,24 +301,30 @@ impl Ranges {
         w: &mut World<'_, R>,
         config: &Config,
     ) -> Option<Forgotten> {
-        let mut forgotten = Forgotten { held: 0, now: 0 };
+        let mut forgotten = Forgotten { now: 0, keeps_some: false };
         for (mut after, through) in segments(config.lo, config.hi) {
             loop {
                 let page = self.stored.scan(w.records, after.as_ref(), through, RELEASE_AT_ONCE);
                 let page = page.ok()?;
                 after = page.next();
-                for (key, seen) in page.entries {
-                    if seen.record == Record::EMPTY {
-                        continue;
-                    }
-                    forgotten.held += 1;
-                    if self.current(key.hash()).is_some_and(|known| known.released) {
+                let held =
+                    page.entries.into_iter().filter(|(_, seen)| seen.record != Record::EMPTY);
+                for (key, seen) in held {
+                    let here = self.current(key.hash());
+                    if here.is_some_and(|known| known.released) {
                         self.stored.forget(w.ctx, &key, &seen.record);
                         forgotten.now += 1;
+                        continue;
                     }
+                    forgotten.keeps_some = true;
+                    // A part that it has a duty in need not be read to its end, however much that is.
+                    let end = here.map_or(key.hash(), |known| known.config.hi);
+                    let is_last = end < key.hash() || end >= through;
+                    after = (!is_last).then_some(Cursor::AfterPoint(end));
+                    break;
                 }
                 // What is forgotten but still on disk may fill whole pages: what is behind them counts.
-                if after.is_none() || forgotten.held >= RELEASE_AT_ONCE {
+                if after.is_none() || forgotten.now >= RELEASE_AT_ONCE {
                     break;
                 }
             }

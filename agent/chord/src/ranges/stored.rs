@@ -28,8 +28,7 @@ pub(super) struct Stored {
     order: VecDeque<(u64, Key)>,
     /// The same for the bytes of values that are kept apart from their records.
     bytes: BTreeMap<Key, (u64, Bytes)>,
-    /// Live keys in each arc of the circle.
-    live: Vec<u32>,
+    arcs: Arcs,
     pub(super) digests: Digests,
     /// Keys that were deleted, and whose records are still kept.
     pub(super) tombstones: BTreeSet<Key>,
@@ -39,6 +38,25 @@ pub(super) struct Stored {
     pub(super) changed: Vec<(Key, Ballot)>,
     /// When the times of values are over, by this node's own clock.
     pub(super) expiring: BTreeSet<(u64, Key)>,
+}
+
+/// How many records there are in each arc of the circle, and how many of them are of live keys. The first number
+/// has to be right: arcs without records are passed over.
+struct Arcs(Vec<(u32, u32)>);
+
+impl Default for Arcs {
+    fn default() -> Self {
+        Self(vec![(0, 0); BUCKETS])
+    }
+}
+
+impl Arcs {
+    /// The first and the last arc with records among these.
+    fn held(&self, from: usize, to: usize) -> Option<(usize, usize)> {
+        let is_held = |arc: &usize| self.0[*arc].0 > 0;
+        let first = (from..=to).find(is_held)?;
+        Some((first, (first..=to).rev().find(is_held)?))
+    }
 }
 
 /// A record and the commit that has to be on disk before it may be told to anyone (0: it is).
@@ -133,17 +151,14 @@ impl Stored {
     /// The deleted keys of a range, in the order of points.
     pub(super) fn tombstones_in(&self, config: &Config) -> impl Iterator<Item = &Key> {
         segments(config.lo, config.hi).into_iter().flat_map(|(after, through)| {
-            let start = match after {
-                None => Bound::Unbounded,
-                Some(Cursor::AfterPoint(point)) => Bound::Included(Key::first_after(point)),
-                Some(Cursor::AfterKey(key)) => Bound::Excluded(key),
-            };
+            let start = first_after(after.as_ref());
             let from_there = self.tombstones.range((start, Bound::Unbounded));
             from_there.take_while(move |key| key.hash() <= through)
         })
     }
 
-    /// At most `limit` records after a place and up to a point, fewer if they are long.
+    /// At most `limit` records after a place and up to a point, fewer if they are long. A store may pass over what
+    /// was forgotten one by one, for a long time: arcs at both ends that hold nothing are not read.
     pub(super) fn scan(
         &self,
         records: &impl Records,
@@ -152,6 +167,22 @@ impl Stored {
         limit: usize,
     ) -> Result<Scan<Seen>, StoreError> {
         let limit = limit.max(1);
+        let from = match after {
+            None => 0,
+            Some(Cursor::AfterKey(key)) => bucket_of(key.hash()),
+            Some(Cursor::AfterPoint(Id::MAX)) => return Ok(Scan::EMPTY),
+            Some(Cursor::AfterPoint(point)) => bucket_of(*point),
+        };
+        let Some((first, last)) = self.arcs.held(from, bucket_of(through)) else {
+            return Ok(Scan::EMPTY);
+        };
+        let start = before(start_of(first)).filter(|_| first > from);
+        let after = start.as_ref().or(after);
+        let through = if last + 1 < BUCKETS {
+            through.min(start_of(last + 1).plus(Id::MAX))
+        } else {
+            through
+        };
         let on_disk = records.scan(after, through, limit)?;
         let horizon = on_disk.next();
         let mut merged: BTreeMap<Key, Seen> = on_disk
@@ -159,13 +190,12 @@ impl Stored {
             .into_iter()
             .map(|(key, record)| (key, Seen { record, seq: 0 }))
             .collect();
-        for (key, (seq, record)) in &self.pending {
-            let in_page = is_after(key, after)
-                && key.hash() <= through
-                && horizon.as_ref().is_none_or(|last| !last.is_before(key));
-            if in_page {
-                merged.insert(key.clone(), Seen { record: record.clone(), seq: *seq });
-            }
+        let in_page = |key: &Key| {
+            key.hash() <= through && horizon.as_ref().is_none_or(|last| !last.is_before(key))
+        };
+        let pending = self.pending.range((first_after(after), Bound::Unbounded));
+        for (key, (seq, record)) in pending.take_while(|(key, _)| in_page(key)) {
+            merged.insert(key.clone(), Seen { record: record.clone(), seq: *seq });
         }
         let end = on_disk.end && merged.len() <= limit;
         Ok(Scan { entries: merged.into_iter().take(limit).collect(), end })
@@ -191,7 +221,7 @@ impl Stored {
 
     /// Counts the keys on disk, once at the start.
     pub(super) fn count(&mut self, records: &impl Records) -> Result<(), StoreError> {
-        self.live = vec![0; BUCKETS];
+        self.arcs = Arcs::default();
         let mut after = None;
         loop {
             let page = records.scan(after.as_ref(), Id::MAX, PAGE)?;
@@ -218,13 +248,12 @@ impl Stored {
             }
             self.expiring.extend(new.expires.map(|at| (at, key.clone())));
         }
-        let (was_live, is_live) = (old.is_live(), new.is_live());
-        if let Some(count) = self.live.get_mut(bucket_of(key.hash())) {
-            match (was_live, is_live) {
-                (false, true) => *count += 1,
-                (true, false) => *count = count.saturating_sub(1),
-                _ => {}
-            }
+        let (all, live) = &mut self.arcs.0[bucket_of(key.hash())];
+        for (count, was, is) in [
+            (all, *old != Record::EMPTY, *new != Record::EMPTY),
+            (live, old.is_live(), new.is_live()),
+        ] {
+            *count = count.wrapping_add(u32::from(is)).wrapping_sub(u32::from(was));
         }
     }
 
@@ -234,7 +263,7 @@ impl Stored {
         if lo < hi {
             up_to(hi).saturating_sub(up_to(lo))
         } else {
-            let all = self.live.iter().map(|count| u64::from(*count)).sum::<u64>();
+            let all = self.arcs.0.iter().map(|(_, live)| u64::from(*live)).sum::<u64>();
             all.saturating_sub(up_to(lo)) + up_to(hi)
         }
     }
@@ -243,14 +272,11 @@ impl Stored {
     /// looking.
     fn live_up_to(&self, records: &impl Records, point: Id) -> u64 {
         let bucket = bucket_of(point);
-        let whole: u64 = self.live.iter().take(bucket).map(|count| u64::from(*count)).sum();
-        if self.live.get(bucket).is_none_or(|count| *count == 0) {
+        let whole = self.arcs.0.iter().take(bucket).map(|(_, live)| u64::from(*live)).sum();
+        if self.arcs.0[bucket].1 == 0 {
             return whole;
         }
-        let mut start = [0; 20];
-        start[0] = (bucket >> 4) as u8;
-        start[1] = ((bucket & 0xf) << 4) as u8;
-        let after = before(Id::from_bytes(start));
+        let after = before(start_of(bucket));
         let mut part = 0;
         // A store that cannot be read is told by others: this is a count for people.
         let seen =
@@ -264,7 +290,18 @@ fn bucket_of(point: Id) -> usize {
     usize::from(bytes[0]) << 4 | usize::from(bytes[1]) >> 4
 }
 
-/// Whether a key comes after this place.
-pub(super) fn is_after(key: &Key, place: Option<&Cursor>) -> bool {
-    place.is_none_or(|place| place.is_before(key))
+/// The first point of an arc.
+fn start_of(bucket: usize) -> Id {
+    let mut start = [0; 20];
+    (start[0], start[1]) = ((bucket >> 4) as u8, ((bucket & 0xf) << 4) as u8);
+    Id::from_bytes(start)
+}
+
+/// Where the keys after a place begin.
+fn first_after(place: Option<&Cursor>) -> Bound<Key> {
+    match place {
+        None => Bound::Unbounded,
+        Some(Cursor::AfterKey(key)) => Bound::Excluded(key.clone()),
+        Some(Cursor::AfterPoint(point)) => Bound::Included(Key::first_after(*point)),
+    }
 }
