@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::round::{Job, Origin, Task};
-use super::{Ranges, World};
+use super::{ASK_AGAIN, Ranges, Wake, World};
 use crate::Id;
 use crate::call::{ListingId, RangeCall};
 use crate::config::{Ballot, Config, NodeId, Peer};
@@ -126,33 +126,38 @@ impl Ranges {
                 self.on_newer(w, *config);
                 return self.fail_listing(w, id, Failure::NotMember(None));
             }
-            Some(Body::Refused(Refusal::Behind)) if from != w.ctx.me.node => {
-                let at = listing.config.tag();
-                let configs = self.configs_over(&at);
-                self.tell_decided(w, from, configs);
-                let Some(listing) = self.listings.under_way.get(&id) else { return };
-                if listing.deadline <= w.ctx.now {
-                    return self.fail_listing(w, id, too_few());
-                }
-                let peer = listing.config.everyone().find(|peer| peer.node == from).cloned();
-                if let Some(peer) = peer {
-                    self.ask_page(w, id, &peer);
-                }
-                return;
-            }
             _ if listing.deadline <= w.ctx.now => {
                 return self.fail_listing(w, id, too_few());
             }
-            _ => {
-                let peer = listing.config.everyone().find(|peer| peer.node == from).cloned();
-                if let Some(peer) = peer.filter(|peer| peer.node != w.ctx.me.node) {
-                    self.ask_page(w, id, &peer);
+            Some(refused) => {
+                let at = listing.config.tag();
+                if refused == Body::Refused(Refusal::Behind) && from != w.ctx.me.node {
+                    let configs = self.configs_over(&at);
+                    self.tell_decided(w, from, configs);
                 }
-                return;
+                return self.wake_at(w.ctx, w.ctx.now + ASK_AGAIN, Wake::Page(id, from));
             }
+            None => return self.ask_page_again(w, id, from),
         }
         if listing.is_agreed() {
             self.draft_page(w, id);
+        }
+    }
+
+    /// Asks a member again that did not answer in time, or could not answer yet.
+    pub(super) fn ask_page_again<R: Records>(
+        &mut self,
+        w: &mut World<'_, R>,
+        id: ListingId,
+        node: NodeId,
+    ) {
+        let listing = self.listings.under_way.get(&id).filter(|listing| listing.draft.is_none());
+        let peer = listing.and_then(|listing| {
+            let mut peers = listing.config.everyone();
+            peers.find(|peer| peer.node == node).cloned()
+        });
+        if let Some(peer) = peer {
+            self.ask_page(w, id, &peer);
         }
     }
 

@@ -57,7 +57,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::Id;
-use crate::call::{OperationId, RangeCall, RoundId};
+use crate::call::{ChangeId, ListingId, OperationId, RangeCall, RoundId};
 use crate::config::{Ballot, Config, NodeId, Peer, RangeTag, Slot};
 use crate::context::Context;
 use crate::event::{Notice, Records, StoreError, Ticket};
@@ -149,6 +149,10 @@ enum Wake {
     Round(RoundId),
     /// An operation asks one more member.
     Operation(OperationId),
+    /// A list asks a member again that refused.
+    Page(ListingId, NodeId),
+    /// An attempt to decide a slot asks a member again that was behind.
+    Slot(ChangeId, NodeId),
 }
 
 /// The data part of a node.
@@ -321,6 +325,8 @@ impl Ranges {
             match wake {
                 Wake::Round(round) => self.restart_round(w, round),
                 Wake::Operation(operation) => self.on_operation_wake(w, operation, at),
+                Wake::Page(listing, node) => self.ask_page_again(w, listing, node),
+                Wake::Slot(change, node) => self.ask_slot_again(w, change, node),
             }
         }
     }
@@ -482,6 +488,8 @@ pub(crate) fn owner_first(members: &[Peer], hi: Id) -> Vec<Peer> {
     ordered
 }
 
+/// How long who refused is left alone before it is asked again: asked at once it would refuse at once, for ever.
+const ASK_AGAIN: Duration = Duration::from_millis(4);
 /// How long it takes to work off what arrived while this node was stopped.
 const BACKLOG: Duration = Duration::from_millis(100);
 /// How many configurations of other nodes' ranges are remembered.

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Ranges, World};
+use super::{ASK_AGAIN, Ranges, Wake, World};
 use crate::Id;
 use crate::call::{ChangeId, RangeCall};
 use crate::config::{Accepted, Config, NodeId, Peer, Proposal, RangeTag, SlotBallot};
@@ -214,7 +214,7 @@ impl Ranges {
                     slots.iter().flat_map(|slot| self.configs_over(slot)).collect();
                 if !configs.is_empty() && from != w.ctx.me.node {
                     self.tell_decided(w, from, configs);
-                    self.ask_again_about(w, id, from);
+                    self.wake_at(w.ctx, w.ctx.now + ASK_AGAIN, Wake::Slot(id, from));
                 }
             }
             Some(_) => {}
@@ -225,13 +225,19 @@ impl Ranges {
                     change.promises.contains_key(&from)
                 };
                 if change.deadline > w.ctx.now && !is_answered {
-                    self.ask_again_about(w, id, from);
+                    self.ask_slot_again(w, id, from);
                 }
             }
         }
     }
 
-    fn ask_again_about<R: Records>(&mut self, w: &mut World<'_, R>, id: ChangeId, node: NodeId) {
+    /// Asks a member again that did not answer in time, or was behind.
+    pub(super) fn ask_slot_again<R: Records>(
+        &mut self,
+        w: &mut World<'_, R>,
+        id: ChangeId,
+        node: NodeId,
+    ) {
         let Some(change) = self.changes.under_way.get(&id) else { return };
         if let Some(peer) = change.voters.peers().iter().find(|peer| peer.node == node).cloned() {
             self.ask_slot(w, id, &peer);
