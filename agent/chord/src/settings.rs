@@ -42,6 +42,8 @@ pub struct Settings {
     pub compare_every: Duration,
     /// How long a deleted key is remembered at least, with the ids of its last requests.
     pub tombstones_kept: Duration,
+    /// How many deleted keys of a range are forgotten in one epoch.
+    pub tombstones_at_once: usize,
     /// How long it takes to read everything on disk once, to find what was damaged there.
     pub scrub_in: Duration,
     /// How often a watch looks at everything again, even if nothing seems to be missing.
@@ -83,6 +85,7 @@ impl Default for Settings {
             sweep_window: 128,
             compare_every: Duration::from_secs(300),
             tombstones_kept: Duration::from_secs(3600),
+            tombstones_at_once: 50_000,
             scrub_in: Duration::from_secs(24 * 3600),
             look_every: Duration::from_secs(30),
         }

@@ -27,6 +27,10 @@ pub(super) struct Leading {
     /// The epoch that this node leads, and since when.
     epoch: u64,
     pub(super) epoch_since: Time,
+    /// Tombstones accepted in epochs before this one are old enough to go; 0: it is not known of any.
+    pub(super) old_before: u64,
+    /// They are not collected before: a member did not answer.
+    pub(super) collects_from: Time,
     /// Nodes that hold nothing of the range and can become members in the next epoch.
     cleared: BTreeSet<NodeId>,
 }
@@ -130,8 +134,15 @@ impl Ranges {
             // A new leader does not know who missed what, unless a sweep is about to bring everything.
             let others = config.members.iter().map(|peer| peer.node).filter(|node| *node != me);
             let lagging = others.filter(|_| !unswept).map(|node| (node, 1)).collect();
-            let (epoch, epoch_since) = (config.epoch, now);
-            Leading { lagging, compared: now, epoch, epoch_since, cleared: BTreeSet::new() }
+            Leading {
+                lagging,
+                compared: now,
+                epoch: config.epoch,
+                epoch_since: now,
+                old_before: 0,
+                collects_from: now,
+                cleared: BTreeSet::new(),
+            }
         });
         if leading.epoch != config.epoch {
             (leading.epoch, leading.epoch_since) = (config.epoch, now);

@@ -30,8 +30,8 @@ pub(super) struct Stored {
     bytes: BTreeMap<Key, (u64, Bytes)>,
     arcs: Arcs,
     pub(super) digests: Digests,
-    /// Keys that were deleted, and whose records are still kept.
-    pub(super) tombstones: BTreeSet<Key>,
+    /// Keys that were deleted and whose records are still kept, and the epochs in which that was accepted.
+    pub(super) tombstones: BTreeMap<Key, u64>,
     /// Whether anybody wants to know what changes.
     pub(super) notes_changes: bool,
     /// Keys that got another version since somebody wants to know, and which.
@@ -148,12 +148,13 @@ impl Stored {
         }
     }
 
-    /// The deleted keys of a range, in the order of points.
-    pub(super) fn tombstones_in(&self, config: &Config) -> impl Iterator<Item = &Key> {
+    /// The deleted keys of a range, in the order of points, and the epochs in which that was accepted.
+    pub(super) fn tombstones_in(&self, config: &Config) -> impl Iterator<Item = (&Key, u64)> {
         segments(config.lo, config.hi).into_iter().flat_map(|(after, through)| {
             let start = first_after(after.as_ref());
             let from_there = self.tombstones.range((start, Bound::Unbounded));
-            from_there.take_while(move |key| key.hash() <= through)
+            let in_range = from_there.take_while(move |(key, _)| key.hash() <= through);
+            in_range.map(|(key, epoch)| (key, *epoch))
         })
     }
 
@@ -238,7 +239,7 @@ impl Stored {
     fn recount(&mut self, key: &Key, old: &Record, new: &Record) {
         self.digests.replace(key, old, new);
         if new.is_tombstone() {
-            self.tombstones.insert(key.clone());
+            self.tombstones.insert(key.clone(), new.accepted.epoch);
         } else if old.is_tombstone() {
             self.tombstones.remove(key);
         }

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Ranges, World};
 use crate::Id;
@@ -26,7 +27,7 @@ type Named = Vec<(Key, Ballot)>;
 struct Collection {
     config: Arc<Config>,
     /// Still to be asked about, in parts.
-    todo: Vec<Named>,
+    todo: Vec<Vec<Key>>,
     asked: Named,
     answers: BTreeMap<NodeId, Vec<bool>>,
     /// Held by all members.
@@ -59,16 +60,12 @@ impl Collections {
         self.asking.remove(&hi);
         self.dropping.remove(&hi);
     }
-
-    /// Whether members are being asked.
-    pub(super) fn is_under_way(&self, hi: Id) -> bool {
-        self.asking.contains_key(&hi)
-    }
 }
 
-/// How many tombstones are named in one message, and collected in one epoch.
+/// How many tombstones are named in one message.
 const AT_ONCE: usize = 500;
-const IN_ONE_EPOCH: usize = 50_000;
+/// How long to wait for a member that did not answer.
+const COLLECT_AGAIN: Duration = Duration::from_secs(10);
 
 impl Ranges {
     /// Drops what may be dropped, or sees what could be, in a range at rest that this node leads.
@@ -77,19 +74,31 @@ impl Ranges {
         if self.collections.dropping.contains_key(&hi) {
             return self.tell_to_drop(w, config);
         }
-        let is_old = |since| w.ctx.now.since(since) >= w.ctx.settings.tombstones_kept;
-        let is_due = self.leading.get(&hi).is_some_and(|leading| is_old(leading.epoch_since));
         let all_up = config.members.iter().all(|peer| !w.members.is_suspect(&peer.node));
-        let mut kept = self.stored.tombstones_in(config).peekable();
-        if !is_due || !all_up || self.collections.is_under_way(hi) || kept.peek().is_none() {
+        let Some(leading) = self.leading.get_mut(&hi) else { return };
+        let is_early = w.ctx.now < leading.collects_from;
+        if !all_up || is_early || self.collections.asking.contains_key(&hi) {
             return;
         }
-        let accepted = |key: &Key| Some(self.stored.get(w.records, key).ok()?.record.accepted);
-        let old: Named = kept
-            .filter_map(|key| Some((key.clone(), accepted(key)?)))
-            .filter(|(_, ballot)| ballot.epoch < config.epoch)
-            .take(IN_ONE_EPOCH)
-            .collect();
+        let is_due = w.ctx.now.since(leading.epoch_since) >= w.ctx.settings.tombstones_kept;
+        if is_due {
+            leading.old_before = config.epoch;
+        }
+        let before = leading.old_before;
+        if before == 0 {
+            return;
+        }
+        let mut kept = self.stored.tombstones_in(config).peekable();
+        let is_any = kept.peek().is_some();
+        let old = kept.filter(|(_, epoch)| *epoch < before).map(|(key, _)| key.clone());
+        let old: Vec<Key> = old.take(w.ctx.settings.tombstones_at_once).collect();
+        if old.is_empty() {
+            leading.old_before = 0;
+            // Those of this epoch are old when a later one, which is begun here, has been in force for so long.
+            if !is_due || !is_any {
+                return;
+            }
+        }
         let collection = Collection {
             config: Arc::clone(config),
             todo: old.chunks(AT_ONCE).map(<[_]>::to_vec).collect(),
@@ -105,12 +114,20 @@ impl Ranges {
     fn ask_next_tombstones<R: Records>(&mut self, w: &mut World<'_, R>, hi: Id) {
         let Some(collection) = self.collections.asking.get_mut(&hi) else { return };
         if let Some(next) = collection.todo.pop() {
-            collection.asked = next;
+            let ballot = |key: &Key| Some(self.stored.get(w.records, key).ok()?.record.accepted);
+            let named = next.into_iter().filter_map(|key| Some((key.clone(), ballot(&key)?)));
+            collection.asked = named.collect();
             collection.answers.clear();
             let members = collection.config.members.clone();
             return members.iter().for_each(|peer| self.ask_tombstones(w, hi, peer));
         }
         let Some(collection) = self.collections.asking.remove(&hi) else { return };
+        if collection.agreed.len() < w.ctx.settings.tombstones_at_once / 2
+            && let Some(leading) = self.leading.get_mut(&hi)
+        {
+            // The members do not hold them alike: those that are left are collected when this was mended.
+            leading.old_before = 0;
+        }
         let config = collection.config;
         let parts: Vec<_> = collection.agreed.chunks(AT_ONCE).map(<[_]>::to_vec).collect();
         let nodes = config.members.iter().map(|peer| peer.node);
@@ -186,10 +203,10 @@ impl Ranges {
             return;
         };
         let Some(Body::TombstonesHeld { held }) = answer else {
-            // It takes all of them: another time.
+            // It takes all of them.
             self.collections.abort(at.hi);
             if let Some(leading) = self.leading.get_mut(&at.hi) {
-                leading.epoch_since = w.ctx.now;
+                leading.collects_from = w.ctx.now + COLLECT_AGAIN;
             }
             return;
         };

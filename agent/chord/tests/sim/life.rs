@@ -54,11 +54,12 @@ pub(crate) struct Summary {
 impl Plan {
     /// The plan of a seed.
     pub(crate) fn draw(random: &mut Random) -> Self {
-        let size = random.pick(&[1, 2, 3, 3, 4, 5, 5, 6, 7, 9]).expect("a size");
+        let size: usize = random.pick(&[1, 2, 3, 3, 4, 5, 5, 6, 7, 9]).expect("a size");
         let kinds = Kind::draw(random);
         let hot = kinds.iter().all(|kind| kind.delays_nobody());
         let settings = Settings {
             tombstones_kept: tombstones_kept(&kinds, hot, random),
+            tombstones_at_once: if size.is_multiple_of(2) { 3 } else { 50_000 },
             replicas: random.pick(&[3, 3, 3, 3, 1, 5, 5, 7]).expect("a number"),
             successors: random.pick(&[8, 8, 4]).expect("a length"),
             repair_after: random.between(Duration::from_secs(2), Duration::from_secs(8)),
