@@ -8,7 +8,9 @@ use reqwest::header::{
 };
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
-use sky_api::{ForceRequest, InitRequest, KeyList, LocalKeys, MAX_VALUE_BYTES, Problem, path};
+use sky_api::{
+    ForceRequest, InitRequest, KeyList, LocalKeys, MAX_VALUE_BYTES, OwnReport, Problem, path,
+};
 use sky_chord::{Config, View};
 use tokio::time::timeout;
 
@@ -81,6 +83,11 @@ impl Client {
 
     /// What an agent sees.
     pub async fn view(&self, agent: &str) -> Result<View> {
+        Ok(self.report(agent).await?.view)
+    }
+
+    /// What an agent sees, and the data that it moves.
+    pub async fn report(&self, agent: &str) -> Result<OwnReport> {
         let request = self.http.get(format!("{agent}{}", path::RING)).timeout(REPORT_WITHIN);
         json(request, agent).await
     }

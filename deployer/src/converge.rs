@@ -4,8 +4,9 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use sky_chord::{NodeId, Peer, Settings, Verdict, View};
+use sky_chord::{NodeId, Peer, Settings, Transfer, TransferKind, Verdict, View};
 
+use crate::amount;
 use crate::error::{Error, Problem, Result};
 use crate::observe::{NodeState, Sighting};
 use crate::printer::Printer;
@@ -54,8 +55,41 @@ fn peer(node: &Sighting, all: &[Sighting]) -> Peer {
     })
 }
 
-/// Waits until `judge` of what `look` sees is right. Says what it waits for when that changes; an
-/// error after `within`.
+/// How long nothing has moved, while somebody waits: data may take as long as it needs.
+pub struct Standstill(Instant);
+
+impl Standstill {
+    /// The wait begins.
+    pub fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    /// How long nothing has moved by now, as the agents tell.
+    pub fn after(&mut self, nodes: &[Sighting]) -> Duration {
+        let still = sweeps(nodes).map(|sweep| sweep.ended_ms.unwrap_or(sweep.still_ms)).min();
+        let moved = still.and_then(|ms| Instant::now().checked_sub(Duration::from_millis(ms)));
+        self.0 = moved.map_or(self.0, |moved| moved.max(self.0));
+        self.0.elapsed()
+    }
+}
+
+/// Data on its way to new members of ranges, or brought to them a moment ago.
+fn sweeps(nodes: &[Sighting]) -> impl Iterator<Item = &Transfer> {
+    let transfers = nodes.iter().flat_map(|node| &node.transfers);
+    transfers.filter(|transfer| transfer.kind == TransferKind::Sweep)
+}
+
+/// How many keys were moved so far by what is under way, to stand behind a sentence.
+pub fn moved(nodes: &[Sighting]) -> String {
+    let under_way = sweeps(nodes).filter(|sweep| sweep.ended_ms.is_none());
+    match under_way.map(|sweep| sweep.keys).sum() {
+        0 => String::new(),
+        keys => format!("; {} moved", amount::of(keys, "key")),
+    }
+}
+
+/// Waits until `judge` of what `look` sees is right, and says what it waits for; an error if nothing has moved
+/// for `within`.
 pub async fn wait<'a>(
     what: &str,
     within: Duration,
@@ -63,8 +97,7 @@ pub async fn wait<'a>(
     printer: &Printer,
     mut look: impl FnMut() -> BoxFuture<'a, Result<Vec<Sighting>>>,
 ) -> Result<Vec<Sighting>> {
-    let begun = Instant::now();
-    let mut said = String::new();
+    let (begun, mut standstill) = (Instant::now(), Standstill::begin());
     loop {
         let nodes = look().await?;
         let verdict = judge(&nodes, replicas);
@@ -72,9 +105,9 @@ pub async fn wait<'a>(
             printer.clear();
             return Ok(nodes);
         }
-        if begun.elapsed() > within {
-            let mut problem =
-                Problem::new(format!("{what} is not right after {} s", within.as_secs()));
+        if standstill.after(&nodes) > within {
+            let waited = begun.elapsed().as_secs();
+            let mut problem = Problem::new(format!("{what} is not right after {waited} s"));
             problem.causes = verdict.problems;
             problem.hint = Some(
                 "`sky-deploy logs all` may tell why; the same command again goes on waiting".into(),
@@ -86,10 +119,54 @@ pub async fn wait<'a>(
             [only] => only.clone(),
             [first, others @ ..] => format!("{first} (and {} more)", others.len()),
         };
-        if reason != said {
-            printer.passing(format_args!("{what}: {reason}"));
-            said = reason;
-        }
+        printer.passing(format_args!("{what}: {reason}{}", moved(&nodes)));
         tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sky_chord::Id;
+
+    use super::*;
+    use crate::node::NodeSpec;
+
+    fn bringing(kind: TransferKind, keys: u64, still_ms: u64, ended_ms: Option<u64>) -> Sighting {
+        let (lo, hi) = (Id::small(1), Id::small(2));
+        let (from, to) = (Vec::new(), Vec::new());
+        let (bytes, through, known_left, took_ms) = (0, None, 0, 9);
+        let moving = Transfer {
+            kind,
+            lo,
+            hi,
+            epoch: 3,
+            from,
+            to,
+            keys,
+            bytes,
+            through,
+            known_left,
+            took_ms,
+            still_ms,
+            ended_ms,
+        };
+        let node = NodeSpec { name: "n".to_owned(), id: hi, host: None, port: 1, zone: None };
+        Sighting { transfers: vec![moving], ..Sighting::missing(node) }
+    }
+
+    #[test]
+    fn a_wait_is_as_long_as_nothing_has_moved() {
+        let minute = Duration::from_secs(60);
+        let begun = Instant::now().checked_sub(minute).expect("a machine that runs for longer");
+        let mut standstill = Standstill(begun);
+        let catchup = bringing(TransferKind::Catchup, 5, 10, None);
+        assert!(standstill.after(std::slice::from_ref(&catchup)) >= minute);
+        let ended = bringing(TransferKind::Sweep, 5, 30_000, Some(20_000));
+        let after = standstill.after(&[catchup, ended]).as_secs();
+        assert!((20..30).contains(&after), "{after}");
+        let sweep = bringing(TransferKind::Sweep, 1234, 1_000, None);
+        assert!(standstill.after(std::slice::from_ref(&sweep)) < Duration::from_secs(20));
+        assert!(standstill.after(&[]) < Duration::from_secs(20), "what has moved has moved");
+        assert_eq!((moved(&[sweep]), moved(&[])), ("; 1,234 keys moved".into(), String::new()));
     }
 }

@@ -97,7 +97,11 @@ impl Deployment {
 
     /// One node of the ring.
     pub async fn find(&self, name: &str) -> Result<Sighting> {
-        let mut nodes = self.observe().await?;
+        self.among(self.observe().await?, name)
+    }
+
+    /// The node of this name.
+    pub fn among(&self, mut nodes: Vec<Sighting>, name: &str) -> Result<Sighting> {
         match nodes.iter().position(|seen| seen.node.name == name) {
             Some(at) => Ok(nodes.swap_remove(at)),
             None => {

@@ -9,16 +9,17 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use reqwest::{Method, StatusCode};
 use sky_chord::Phase;
 
+use crate::amount;
+use crate::converge::{self, Standstill};
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
 use crate::observe::{NodeState, Sighting};
 use crate::printer::Printer;
 use crate::timing::Progress;
-use crate::{amount, converge};
 
-/// How long a node may take to hand over its data.
+/// How long a node may be still before it has handed over its data.
 const DRAINED_WITHIN: Duration = Duration::from_secs(600);
-/// How long the others may take to hold every key again without a node that is down.
+/// How long the others may be still before they hold every key again without a node that is down.
 const REPLICATED_WITHIN: Duration = Duration::from_secs(180);
 /// How often a draining node is asked.
 const ASK_EVERY: Duration = Duration::from_millis(200);
@@ -95,29 +96,32 @@ async fn wait_until_drained(
     printer: &Printer,
 ) -> Result<bool> {
     let name = &seen.node.name;
-    let begun = Instant::now();
-    while begun.elapsed() < DRAINED_WITHIN {
-        let now = deployment.find(name).await?;
+    let (begun, mut standstill) = (Instant::now(), Standstill::begin());
+    loop {
+        let nodes = deployment.observe().await?;
+        let (still, moved) = (standstill.after(&nodes), converge::moved(&nodes));
+        let now = deployment.among(nodes, name)?;
         match now.view.as_ref().map(|view| (view.phase, view.ranges.len())) {
             Some((Phase::Drained, _)) => return Ok(true),
             None if now.state == NodeState::Down => return Ok(false),
             Some((_, ranges)) => {
-                printer.passing(format_args!("{name} hands over its data: {ranges} ranges left"));
+                let left = amount::of(ranges as u64, "range");
+                printer.passing(format_args!("{name} hands over its data: {left} left{moved}"));
             }
             None => {}
         }
+        if still > DRAINED_WITHIN {
+            let waited = begun.elapsed().as_secs();
+            return Err(Error::new(format!("{name} has not handed over its data in {waited} s"))
+                .hint("`sky-deploy status` may tell why; the same command again goes on waiting"));
+        }
         tokio::time::sleep(ASK_EVERY).await;
     }
-    Err(Error::new(format!(
-        "{name} has not handed over its data in {} s",
-        DRAINED_WITHIN.as_secs()
-    ))
-    .hint("`sky-deploy status` may tell why; the same command again goes on waiting"))
 }
 
 /// Waits until everything is held in full by the other nodes.
 async fn wait_for_the_others(deployment: &Deployment, name: &str, printer: &Printer) -> Result<()> {
-    let begun = Instant::now();
+    let mut standstill = Standstill::begin();
     loop {
         let others = others(deployment, name).await?;
         let ring = others.iter().any(|seen| seen.view.as_ref().is_some_and(|v| v.ring.is_some()));
@@ -125,7 +129,7 @@ async fn wait_for_the_others(deployment: &Deployment, name: &str, printer: &Prin
         if verdict.replicated || (!ring && others.iter().all(|seen| seen.view.is_some())) {
             return Ok(());
         }
-        if begun.elapsed() > REPLICATED_WITHIN {
+        if standstill.after(&others) > REPLICATED_WITHIN {
             let mut error = Error::new(format!(
                 "{name} is down, and the others do not hold everything without it"
             ))
@@ -135,7 +139,8 @@ async fn wait_for_the_others(deployment: &Deployment, name: &str, printer: &Prin
             }
             return Err(error);
         }
-        printer.passing(format_args!("{name} is down: waiting until the others hold everything"));
+        let moved = converge::moved(&others);
+        printer.passing(format_args!("{name} is down: waiting for the others to hold all{moved}"));
         tokio::time::sleep(ASK_EVERY).await;
     }
 }
@@ -152,14 +157,22 @@ async fn read_back(
         return Err(Error::new(format!("no other node is up to take over from {name}"))
             .hint("`sky-deploy apply` starts what is down"));
     }
-    printer.passing(format_args!("reading back {} keys", held.len()));
+    let total = amount::of(held.len() as u64, "key");
+    printer.passing(format_args!("reading back {total}"));
     // Boxed, or the compiler cannot see that this work may move between threads.
     let checks = held.iter().zip(agents.iter().cycle()).map(|(key, agent)| {
         let check = is_found(deployment, agent, key);
         check.map_ok(move |found| (!found).then_some(key)).boxed()
     });
-    let lost: Vec<Option<&String>> =
-        stream::iter(checks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect().await?;
+    let mut done = 0;
+    let checks = stream::iter(checks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+    let checks = checks.inspect(|_| {
+        done += 1;
+        if done % 1000 == 0 {
+            printer.passing(format_args!("reading back {total}: {}", amount::count(done)));
+        }
+    });
+    let lost: Vec<Option<&String>> = checks.try_collect().await?;
     let lost: Vec<&String> = lost.into_iter().flatten().collect();
     if let Some(example) = lost.first() {
         return Err(Error::new(format!(

@@ -2,7 +2,8 @@
 
 use futures_util::future::join_all;
 use serde::Serialize;
-use sky_chord::{Id, Phase, View};
+use sky_api::OwnReport;
+use sky_chord::{Id, Phase, Transfer, View};
 
 use crate::client::Client;
 use crate::error::Result;
@@ -22,6 +23,8 @@ pub struct Sighting {
     pub handle: Option<Handle>,
     /// What it reports; none if it does not answer.
     pub view: Option<View>,
+    /// The data that it brings to members of ranges, and brought a moment ago.
+    pub transfers: Vec<Transfer>,
     /// Where this program reaches its agent.
     pub url: String,
     /// What the provider or the agent says of it beyond its state, as a clause.
@@ -29,9 +32,11 @@ pub struct Sighting {
 }
 
 impl Sighting {
-    fn new(machine: Machine, view: Option<View>) -> Self {
+    fn new(machine: Machine, report: Option<OwnReport>) -> Self {
         // A process of another ring may have taken the port.
-        let view = view.filter(|view| view.me.node.position == machine.node.id);
+        let report = report.filter(|report| report.view.me.node.position == machine.node.id);
+        let (view, transfers) = report.map(|it| (it.view, it.transfers)).unzip();
+        let transfers = transfers.unwrap_or_default();
         let state = match (machine.state, &view) {
             (MachineState::Stopped, _) => NodeState::Down,
             (MachineState::Absent, _) => NodeState::Missing,
@@ -53,7 +58,7 @@ impl Sighting {
         let full = view.as_ref().is_some_and(|view| view.load.disk_full);
         let note =
             note.or_else(|| full.then(|| "its disk is full: it stores nothing new".to_owned()));
-        Self { node, state, handle, view, url, note }
+        Self { node, state, handle, view, transfers, url, note }
     }
 
     /// Whether it has handed over everything and is no member any more.
@@ -74,25 +79,22 @@ impl Sighting {
     /// A node that is wanted and not there.
     pub fn missing(node: NodeSpec) -> Self {
         let (url, state) = (node.url(), NodeState::Missing);
-        Self { url, node, state, handle: None, view: None, note: None }
+        Self { url, node, state, handle: None, view: None, transfers: Vec::new(), note: None }
     }
 }
 
 /// The nodes of a ring as they are now. One dead agent does not hold up the others.
 pub async fn observe(provider: &dyn Provider, client: &Client) -> Result<Vec<Sighting>> {
     let machines = provider.observe().await?;
-    let views = machines.iter().map(|machine| async {
+    let reports = machines.iter().map(|machine| async {
         match machine.state {
-            MachineState::Running { .. } => client.view(&machine.url).await.ok(),
+            MachineState::Running { .. } => client.report(&machine.url).await.ok(),
             MachineState::Paused | MachineState::Stopped | MachineState::Absent => None,
         }
     });
-    let views = join_all(views).await;
-    Ok(machines
-        .into_iter()
-        .zip(views)
-        .map(|(machine, view)| Sighting::new(machine, view))
-        .collect())
+    let reports = join_all(reports).await;
+    let seen = machines.into_iter().zip(reports);
+    Ok(seen.map(|(machine, report)| Sighting::new(machine, report)).collect())
 }
 
 /// A ring, for `status --json`.

@@ -372,6 +372,7 @@ mod tests {
             state,
             handle: Some(Handle::Pid(1)),
             view: None,
+            transfers: Vec::new(),
             url: node.url(),
             note: None,
         }
