@@ -131,9 +131,15 @@ struct Place {
     /// So have these after it, in ascending order.
     ahead: Vec<usize>,
     state: State,
+    /// The state before the open requests that come next in the order, if there are such.
+    owed: Option<State>,
 }
 
 /// Whether some order explains the history; none if it is too hard to say.
+///
+/// An open request may take effect at any time from its beginning on, or never. So wherever one does in an
+/// order, it can do so later, up to just before an answered request that could not be answered so without
+/// it: no other place has to be tried. In a row of them only those are needed that depend on the one before.
 fn explains(entries: &[Entry]) -> Option<bool> {
     let sorted = |wanted: &dyn Fn(&&Entry) -> bool| {
         let mut some: Vec<&Entry> = entries.iter().filter(wanted).collect();
@@ -142,7 +148,8 @@ fn explains(entries: &[Entry]) -> Option<bool> {
     };
     let known = sorted(&|entry| entry.end().is_some());
     let open = sorted(&|entry| entry.outcome == Outcome::Unknown && entry.ask != Ask::Get);
-    let mut todo = vec![(Place { base: 0, ahead: Vec::new(), state: None }, Vec::new())];
+    let mut todo =
+        vec![(Place { base: 0, ahead: Vec::new(), state: None, owed: None }, Vec::new())];
     // Where the search has been: the place, and which of the open requests had taken effect. Fewer of
     // them can do whatever more of them can, as none has to take effect.
     let mut seen: HashMap<Place, Vec<Vec<usize>>> = HashMap::new();
@@ -164,18 +171,24 @@ fn explains(entries: &[Entry]) -> Option<bool> {
         }
         next.retain(|at| known[*at].begun <= first_end);
         next.sort_by_key(|at| std::cmp::Reverse(known[*at].end()));
+        let before = place.owed.unwrap_or(place.state);
+        let is_stuck = |at: &usize| apply(before, known[*at]).is_none();
         let mut branches = Vec::new();
+        let may_help = next.iter().any(is_stuck);
         for (at, entry) in open.iter().enumerate().take_while(|(_, e)| e.begun <= first_end) {
-            if let Err(gap) = effective.binary_search(&at)
+            let depends = !matches!(entry.ask, Ask::Set(_) | Ask::Delete);
+            if may_help
+                && (depends || place.owed.is_none())
+                && let Err(gap) = effective.binary_search(&at)
                 && let Some(state) = apply(place.state, entry)
             {
                 let mut effective = effective.clone();
                 effective.insert(gap, at);
-                branches.push((Place { state, ..place.clone() }, effective));
+                branches.push((Place { state, owed: Some(before), ..place.clone() }, effective));
             }
         }
         // The last one is tried first: an answered request, and of those the one that ended first.
-        for at in next {
+        for at in next.into_iter().filter(|at| place.owed.is_none() || is_stuck(at)) {
             if let Some(state) = apply(place.state, known[at]) {
                 branches.push((after(&place, at, state), effective.clone()));
             }
@@ -209,7 +222,7 @@ fn after(place: &Place, at: usize, state: State) -> Place {
     });
     let done = done.count();
     ahead.drain(..done);
-    Place { base, ahead, state }
+    Place { base, ahead, state, owed: None }
 }
 
 /// A history as people read it.
@@ -344,6 +357,39 @@ mod tests {
         assert!(is_impossible(&[&history[..], &[(7, Get, told(8, Told::Found(1)))]].concat()));
     }
 
+    /// Of many changes whose fate is unknown one was seen, and in the end one that nobody can have made.
+    #[test]
+    fn many_unknown_changes_are_not_too_many() {
+        let asks = |at: u64| [Set(at), Update(at), Create(at), Delete, Swap(at, at / 2)];
+        let open = (1..30).map(|at| (at, asks(at)[at as usize % 5], Unknown));
+        let mut history: Vec<_> = open.collect();
+        for round in 1..=100 {
+            let (at, value) = (round * 100, 1000 + round);
+            let told = if round == 1 { Told::Created } else { Told::Replaced };
+            history.push((at, Set(value), Outcome::Told(at + 30, told)));
+            history.push((at + 20, Get, Outcome::Told(at + 60, Told::Found(value))));
+            history.push((at + 70, Create(1), Outcome::Told(at + 80, Told::Exists)));
+        }
+        let end = |told| (11_000, Get, Outcome::Told(11_001, told));
+        let explained = [history.clone(), vec![end(Told::Found(15))]].concat();
+        assert_eq!(judge_these(&explained), Verdict::Explained);
+        assert!(is_impossible(&[history, vec![end(Told::Found(77))]].concat()));
+    }
+
+    /// An hour of one client, which hears nothing of some changes: each of them may still come.
+    #[test]
+    fn a_long_history_with_unknown_changes_is_judged() {
+        let mut history = vec![(0, Set(1), Outcome::Told(1, Told::Created))];
+        for round in 1..=20_000 {
+            let (at, value) = (round * 10, 1 + round);
+            let told = Outcome::Told(at + 1, Told::Replaced);
+            history.push((at, Set(value), if round % 40 == 0 { Unknown } else { told }));
+            let seen = if round % 80 == 40 { round } else { value };
+            history.push((at + 2, Get, Outcome::Told(at + 3, Told::Found(seen))));
+        }
+        assert_eq!(judge_these(&history), Verdict::Explained);
+    }
+
     #[test]
     fn an_etag_names_one_value() {
         let set = |number, etag: &str| Entry {
@@ -411,8 +457,15 @@ mod tests {
             let mut register = Register(None);
             let mut history: Vec<(u64, Ask, Outcome)> = Vec::new();
             let mut busy: BTreeMap<usize, (usize, Told)> = BTreeMap::new();
-            for now in 0..14 {
-                let client = random.below(3);
+            let mut clients = [0, 1, 2];
+            for now in 0..16 {
+                let slot = random.below(3);
+                if busy.contains_key(&clients[slot]) && random.chance(0.2) {
+                    // It hears of its request no more, and another client comes in its place.
+                    clients[slot] = 3 + now as usize;
+                    continue;
+                }
+                let client = clients[slot];
                 if let Some((at, told)) = busy.remove(&client) {
                     tester.on_return(client, told).unwrap();
                     history[at].2 = Outcome::Told(now, told);
@@ -428,6 +481,7 @@ mod tests {
                         _ => Get,
                     };
                     let told = match (ask, random.chance(0.05)) {
+                        (Set(_), true) => Told::Replaced,
                         (Get, true) => Told::Found(old),
                         (Create(_), true) => Told::Created,
                         _ => register.invoke(&ask),

@@ -61,6 +61,7 @@ pub(crate) fn run(kind: Kind, seed: u64, time: Duration) {
     let mut anomalies = std::mem::take(&mut nemesis.anomalies);
     let copies = on_a_runtime(read_everything(&clients));
     anomalies.extend(history.wrongs());
+    say("every key was read; the histories are judged");
     let offending = judge_all(&history);
     anomalies.extend(offending.iter().map(|(_, why)| why.clone()));
     assert!(!is_interrupted(), "interrupted: what the run made is removed");
