@@ -67,9 +67,12 @@ impl Records for Shelf {
     }
 }
 
+fn node() -> NodeId {
+    NodeId { position: Id::small(33), incarnation: 1 }
+}
+
 fn context() -> Context {
-    let node = NodeId { position: Id::small(33), incarnation: 1 };
-    let me = Peer { node, address: "n".into() };
+    let me = Peer { node: node(), address: "n".into() };
     Context::new(Time::default(), me, 1, Settings::default(), 7)
 }
 
@@ -78,13 +81,12 @@ fn key(index: usize) -> Key {
 }
 
 fn record(round: u64) -> Record {
-    let node = NodeId { position: Id::small(33), incarnation: 1 };
-    let ballot = Ballot { epoch: 1, round, node, boot: 1 };
+    let ballot = Ballot { epoch: 1, round, node: node(), boot: 1 };
     let register = Register { version: ballot, ..Register::ABSENT };
     Record { promised: ballot, accepted: ballot, register, ..Record::EMPTY }
 }
 
-/// The point in the middle between the start of the circle and this part of 256 of it.
+/// Where this one of 256 equal arcs of the circle begins.
 fn part(of_256: u8) -> Id {
     let mut bytes = [0; 20];
     bytes[0] = of_256;
@@ -193,7 +195,7 @@ fn keys_behind_a_part_that_is_kept_are_forgotten() {
 /// A range was merged with the one before it and split again, of which this node knows the second part.
 #[test]
 fn who_asks_in_an_epoch_that_is_over_hears_of_a_later_one() {
-    let (me, id) = (NodeId { position: Id::small(33), incarnation: 1 }, Id::small);
+    let (me, id) = (node(), Id::small);
     let mut ranges = Ranges::default();
     for (lo, hi, epoch) in [(0, 19, 102), (19, 33, 110)] {
         let members = vec![Peer { node: me, address: "n".into() }];
