@@ -302,6 +302,9 @@ pub struct LocalKeyEntry {
     pub etag: String,
     /// A digest of media type and value, 16 hexadecimal digits.
     pub digest: String,
+    /// What is left of its time in seconds, rounded up, as this node counts; left out if it is kept for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u64>,
     /// `owned`, or `replica`.
     pub mark: Mark,
 }

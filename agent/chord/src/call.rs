@@ -68,8 +68,8 @@ pub(crate) enum CompareStep {
 /// What a collection of tombstones asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CollectStep {
-    /// Which tombstones are held; so many parts are still to be asked about.
-    Ask(usize),
+    /// Which tombstones are held; the question's number.
+    Ask(u64),
     /// To drop this part of them.
     Drop(usize),
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::Id;
 use crate::config::{Ballot, Config, NodeId, Peer, RangeTag};
 use crate::record::Key;
-use crate::value::Value;
+use crate::value::{Ttl, Value};
 use crate::view::{Transfer, View};
 
 /// A client's operation on the keys of the ring.
@@ -379,6 +379,8 @@ pub struct LocalKey {
     pub size: u32,
     /// The digest of its value.
     pub digest: u64,
+    /// What is left of its value's time, as this node counts; none if it is kept for ever.
+    pub ttl: Option<Ttl>,
     /// Its version.
     pub version: Ballot,
     /// Whether this node owns the key, or holds a replica.

@@ -21,6 +21,8 @@ mod sim;
 mod survivors;
 #[path = "sim/targeted.rs"]
 mod targeted;
+#[path = "sim/tombstones.rs"]
+mod tombstones;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};

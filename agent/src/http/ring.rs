@@ -121,6 +121,7 @@ fn local_entry(local: LocalKey) -> LocalKeyEntry {
         size: local.size,
         etag: etag::text(&local.version),
         digest: format!("{:016x}", local.digest),
+        ttl: local.ttl.map(kv::seconds_left),
         mark: if local.owned { Mark::Owned } else { Mark::Replica },
     }
 }

@@ -445,7 +445,7 @@ impl Ranges {
             let page = self.stored.scan(w.records, after.as_ref(), Id::MAX, limit)?;
             after = page.next();
             for (key, seen) in page.entries {
-                let register = seen.record.register;
+                let register = expiry::told(w.ctx, &seen.record);
                 let Some(value) = &register.value else { continue };
                 let Some(known) = self.current(key.hash()).filter(|known| !known.released) else {
                     continue;
@@ -453,9 +453,9 @@ impl Ranges {
                 let members = owner_first(&known.config.members, known.config.hi);
                 let owned = members.first().is_some_and(|peer| peer.node == w.ctx.me.node);
                 let version = register.version;
-                let (size, digest) = (value.size() as u32, value.digest());
+                let (size, digest, ttl) = (value.size() as u32, value.digest(), value.ttl());
                 bytes += register.bytes_here();
-                keys.push(LocalKey { key, size, digest, version, owned });
+                keys.push(LocalKey { key, size, digest, ttl, version, owned });
                 if keys.len() >= limit {
                     return Ok((keys, false));
                 }

@@ -26,8 +26,12 @@ type Named = Vec<(Key, Ballot)>;
 /// The collection of one range's tombstones.
 struct Collection {
     config: Arc<Config>,
+    /// Old are those of epochs before this one.
+    before: u64,
     /// Still to be asked about, in parts.
     todo: Vec<Vec<Key>>,
+    /// The question that is open, and what it names.
+    question: u64,
     asked: Named,
     answers: BTreeMap<NodeId, Vec<bool>>,
     /// Held by all members.
@@ -39,6 +43,8 @@ struct Collection {
 pub(super) struct Collections {
     asking: BTreeMap<Id, Collection>,
     dropping: BTreeMap<Id, Dropping>,
+    /// The number of the last question of this process.
+    last: u64,
 }
 
 /// What may be dropped once the epoch in which it was asked about is over.
@@ -101,7 +107,9 @@ impl Ranges {
         }
         let collection = Collection {
             config: Arc::clone(config),
+            before,
             todo: old.chunks(AT_ONCE).map(<[_]>::to_vec).collect(),
+            question: 0,
             asked: Vec::new(),
             answers: BTreeMap::new(),
             agreed: Vec::new(),
@@ -116,13 +124,17 @@ impl Ranges {
         if let Some(next) = collection.todo.pop() {
             let ballot = |key: &Key| Some(self.stored.get(w.records, key).ok()?.record.accepted);
             let named = next.into_iter().filter_map(|key| Some((key.clone(), ballot(&key)?)));
-            collection.asked = named.collect();
+            // Of a key that was written and deleted again meanwhile the tombstone is not old.
+            let before = collection.before;
+            collection.asked = named.filter(|(_, ballot)| ballot.epoch < before).collect();
+            self.collections.last += 1;
+            collection.question = self.collections.last;
             collection.answers.clear();
             let members = collection.config.members.clone();
             return members.iter().for_each(|peer| self.ask_tombstones(w, hi, peer));
         }
         let Some(collection) = self.collections.asking.remove(&hi) else { return };
-        if collection.agreed.len() < w.ctx.settings.tombstones_at_once / 2
+        if collection.agreed.len() * 2 < w.ctx.settings.tombstones_at_once
             && let Some(leading) = self.leading.get_mut(&hi)
         {
             // The members do not hold them alike: those that are left are collected when this was mended.
@@ -141,7 +153,7 @@ impl Ranges {
         let Some(collection) = self.collections.asking.get(&hi) else { return };
         let at = collection.config.tag();
         let question = Body::Tombstones { at, keys: collection.asked.clone() };
-        let step = CollectStep::Ask(collection.todo.len());
+        let step = CollectStep::Ask(collection.question);
         w.ask_slowly(peer, question, RangeCall::Collect(at, step));
     }
 
@@ -181,10 +193,12 @@ impl Ranges {
         from: NodeId,
         answer: Option<Body>,
     ) {
-        let left = match step {
-            CollectStep::Ask(left) => left,
+        let question = match step {
+            CollectStep::Ask(question) => question,
             CollectStep::Drop(part) if answer == Some(Body::Collected) => {
-                if let Some(dropping) = self.collections.dropping.get_mut(&at.hi) {
+                // A late answer of an epoch before is about other tombstones.
+                let dropping = self.collections.dropping.get_mut(&at.hi);
+                if let Some(dropping) = dropping.filter(|it| it.asked_in + 1 == at.epoch) {
                     dropping.open.remove(&(from, part));
                 }
                 return;
@@ -198,10 +212,7 @@ impl Ranges {
             }
         };
         let found = self.collections.asking.get_mut(&at.hi);
-        let Some(collection) = found.filter(|c| c.config.tag() == at && c.todo.len() == left)
-        else {
-            return;
-        };
+        let Some(collection) = found.filter(|it| it.question == question) else { return };
         let Some(Body::TombstonesHeld { held }) = answer else {
             // It takes all of them.
             self.collections.abort(at.hi);

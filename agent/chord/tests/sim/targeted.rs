@@ -493,60 +493,6 @@ pub(super) fn hears(
     false
 }
 
-/// Also if they are too many for one epoch: those that are old enough need not wait once more.
-#[test]
-fn tombstones_go_when_nobody_needs_them() {
-    let tombstones_kept = Duration::from_secs(10);
-    let collecting = Settings { tombstones_kept, tombstones_at_once: 2, ..settings() };
-    let mut cluster = Cluster::ring(12, collecting, 5);
-    write_keys(&mut cluster, 100);
-    for index in 0..50 {
-        let delete = Operation::Delete { key: key(index), condition: Condition::Always };
-        assert_eq!(cluster.operate(index % 5, delete), Ok(Answer::Deleted));
-    }
-    let kept = |cluster: &Cluster| {
-        let records = cluster.machines.iter().flat_map(|machine| machine.disk.accepted());
-        records.filter(|(_, record)| record.is_tombstone()).count()
-    };
-    // The last one was answered when two of three members had it.
-    cluster.run_for(Duration::from_secs(1));
-    assert_eq!(kept(&cluster), 150);
-    cluster.run_for(Duration::from_secs(40));
-    assert_eq!(kept(&cluster), 0);
-    for index in 0..100 {
-        let answer = cluster.operate(index % 5, get(&key(index)));
-        assert_eq!(matches!(answer, Ok(Answer::Absent)), index < 50, "{index}: {answer:?}");
-    }
-    let create = cluster.operate(1, put(&key(7), 7, Condition::Absent));
-    assert!(matches!(create, Ok(Answer::Stored { created: true, .. })), "{create:?}");
-}
-
-#[test]
-fn a_member_that_was_away_brings_no_deleted_key_back() {
-    for seed in 0..10 {
-        let collecting = Settings { tombstones_kept: Duration::from_secs(6), ..settings() };
-        let mut cluster = Cluster::ring(seed, collecting, 4);
-        write_keys(&mut cluster, 40);
-        for away in 0..4 {
-            cluster.crash(away);
-            let others = cluster.awake();
-            for index in 10 * away..10 * away + 10 {
-                let delete = Operation::Delete { key: key(index), condition: Condition::Always };
-                assert_eq!(cluster.operate(others[index % 3], delete), Ok(Answer::Deleted));
-            }
-            cluster.run_for(Duration::from_secs(60));
-            cluster.start(away);
-            cluster.settle();
-            cluster.run_for(Duration::from_secs(2));
-            for index in 0..40 {
-                let answer = cluster.operate(index % 4, get(&key(index)));
-                let deleted = index < 10 * away + 10;
-                assert_eq!(matches!(answer, Ok(Answer::Absent)), deleted, "{index}: {answer:?}");
-            }
-        }
-    }
-}
-
 /// Deletes reached one member and were never answered: a key that the list leaves out is not there later.
 #[test]
 fn a_list_leaves_out_no_key_whose_delete_was_given_up() {
