@@ -44,6 +44,7 @@ struct Door {
     strangers: Arc<Shares>,
     clients: Arc<Shares>,
     peers: Arc<Semaphore>,
+    stopping: watch::Receiver<bool>,
 }
 
 /// Accepts connections until `stopping` holds true, then lets requests under way finish.
@@ -59,6 +60,7 @@ pub(crate) async fn accept(
         strangers: Shares::new(STRANGERS),
         clients: Shares::new(CLIENTS),
         peers: Arc::new(Semaphore::new(PEERS)),
+        stopping: stopping.clone(),
     };
     let mut connections = JoinSet::new();
     loop {
@@ -90,7 +92,13 @@ impl Door {
     /// Serves a client to its end; a peer is handed on.
     async fn welcome(self, mut stream: TcpStream, remote: SocketAddr, stranger: Share) {
         let mut first = [0];
-        if !matches!(timeout(SILENCE, stream.peek(&mut first)).await, Ok(Ok(1))) {
+        let mut stopping = self.stopping.clone();
+        let said = tokio::select! {
+            biased;
+            said = timeout(SILENCE, stream.peek(&mut first)) => matches!(said, Ok(Ok(1))),
+            () = crate::until(&mut stopping) => false,
+        };
+        if !said {
             tracing::debug!(%remote, "A connection said nothing.");
             return;
         }

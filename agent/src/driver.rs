@@ -27,6 +27,9 @@ const PLACES: usize = 8192;
 /// Requests the node works on at once. The others wait, so that clients can be served in turn.
 const UNDER_WAY: usize = 512;
 
+/// Bytes that may wait for the disk before anything more is taken in.
+const UNWRITTEN: usize = 256 << 20;
+
 /// A value of more bytes is a large one.
 const LARGE: usize = 1 << 20;
 
@@ -50,7 +53,10 @@ pub struct Handle {
     me: Peer,
     /// On whose behalf.
     client: Client,
+    /// What the node works on, so many at once.
     requests: Arc<Turns<Asked>>,
+    /// What it answers at once.
+    questions: Arc<Turns<Asked>>,
     places: Arc<Shares>,
     notices: Arc<Notices>,
     watches: Arc<Watches>,
@@ -79,10 +85,11 @@ impl Handle {
     /// # Errors
     /// [`Busy`] if the client has its share of places already or the agent is stopping.
     pub async fn request(&self, request: Request) -> Result<Reply, Busy> {
+        let queue = if is_answered_at_once(&request) { &self.questions } else { &self.requests };
         let (answer, reply) = oneshot::channel();
         let place = self.places.take(self.client, 1);
         let asked = place.map(|place| Asked { request, asker: Asking { answer, _place: place } });
-        if !asked.is_some_and(|asked| self.requests.push(self.client, asked)) {
+        if !asked.is_some_and(|asked| queue.push(self.client, asked)) {
             self.counters.overloaded.fetch_add(1, Relaxed);
             return Err(Busy::Refused);
         }
@@ -144,6 +151,7 @@ pub struct Driver<S: Store> {
     rpc: Rpc,
     network: mpsc::Receiver<Event>,
     requests: Taker<Asked>,
+    questions: Taker<Asked>,
     askers: BTreeMap<Ticket, Asker>,
     last_ticket: u64,
     notices: Arc<Notices>,
@@ -168,6 +176,25 @@ struct Asked {
     asker: Asking,
 }
 
+/// Whether the node has the answer ready, so that it need not wait until others are answered: how it is going
+/// is asked when much is stuck.
+const fn is_answered_at_once(request: &Request) -> bool {
+    match request {
+        Request::View
+        | Request::Transfers
+        | Request::Init { .. }
+        | Request::Leave
+        | Request::WatchRoom { .. }
+        | Request::Unwatch { .. }
+        | Request::Force { .. } => true,
+        Request::Operate { .. }
+        | Request::Lookup { .. }
+        | Request::Views
+        | Request::LocalKeys { .. }
+        | Request::Watch { .. } => false,
+    }
+}
+
 /// Who waits for the reply to a request, with the place that it takes.
 #[derive(Debug)]
 struct Asking {
@@ -190,12 +217,14 @@ impl<S: Store + Clone> Driver<S> {
     pub fn new(parts: Parts<S>) -> Result<(Handle, Self), StartError> {
         let Parts { start, store, committer, rpc, network, counters, found, trouble } = parts;
         let (requests, waiting) = Turns::new();
+        let (questions, at_once) = Turns::new();
         let notices = Arc::new(Notices::new(start.me.node.incarnation, start.boot));
         let watches = Arc::new(Watches::new(start.me.node.incarnation, start.boot));
         let handle = Handle {
             me: start.me.clone(),
             client: Client::default(),
             requests,
+            questions,
             places: Shares::new(PLACES),
             notices: Arc::clone(&notices),
             watches: Arc::clone(&watches),
@@ -211,6 +240,7 @@ impl<S: Store + Clone> Driver<S> {
             rpc,
             network,
             requests: waiting,
+            questions: at_once,
             askers: BTreeMap::new(),
             last_ticket: 0,
             notices,
@@ -244,6 +274,8 @@ impl<S: Store + Clone> Driver<S> {
         each_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.carry_out();
         self.look_at_myself();
+        // It may be full from the start.
+        full.mark_changed();
         loop {
             let deadline = self.deadline;
             let tick = async {
@@ -257,7 +289,8 @@ impl<S: Store + Clone> Driver<S> {
             };
             tokio::select! {
                 () = crate::until(&mut stopping) => return Ok(()),
-                Some(event) = self.network.recv() => self.handle(event),
+                Some(event) = self.network.recv(), if self.keeps_up() => self.handle(event),
+                asked = self.questions.next() => self.take(asked),
                 asked = self.requests.next(), if self.has_room() => self.take(asked),
                 Ok(()) = progress.changed() => {
                     let progress = progress.borrow_and_update().clone();
@@ -292,8 +325,12 @@ impl<S: Store + Clone> Driver<S> {
     /// gets it decides whether there is memory for it, before the next one is read.
     fn handle_what_is_ready(&mut self) -> bool {
         for _ in 0..BURST {
-            if let Ok(event) = self.network.try_recv() {
+            if self.keeps_up()
+                && let Ok(event) = self.network.try_recv()
+            {
                 self.handle(event);
+            } else if let Some(asked) = self.questions.try_next() {
+                self.take(asked);
             } else if self.has_room()
                 && let Some(asked) = self.requests.try_next()
             {
@@ -309,12 +346,18 @@ impl<S: Store + Clone> Driver<S> {
     }
 
     fn has_room(&self) -> bool {
-        self.askers.len() < UNDER_WAY
+        self.askers.len() < UNDER_WAY && self.keeps_up()
+    }
+
+    /// Whether the disk keeps up with what is written. Peers that have a majority without this node would fill
+    /// its memory; until there is room, what they send waits, and to them it is as slow as its disk.
+    fn keeps_up(&self) -> bool {
+        self.committer.waiting() < UNWRITTEN
     }
 
     fn take(&mut self, Asked { request, asker }: Asked) {
-        // Who went away while it waited does not want it any more.
-        if !asker.answer.is_closed() {
+        // Who went away while it waited does not want it any more. What is said of watches holds all the same.
+        if !asker.answer.is_closed() || !matches!(request, Request::Operate { .. }) {
             self.ask(request, Asker::Client(asker));
         }
     }

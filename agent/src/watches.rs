@@ -267,7 +267,9 @@ impl Watches {
         if open.len() < WATCHES_MAX {
             return Ok(None);
         }
-        let left = open.values().filter_map(|feed| Some((feed.state().left?, feed.id)));
+        // Of one that has only just begun nobody has read the name yet.
+        let begun = open.values().filter(|feed| feed.wish.get().is_some());
+        let left = begun.filter_map(|feed| Some((feed.state().left?, feed.id)));
         let (_, id) = left.min().ok_or(TooMany)?;
         open.remove(&id);
         Ok(Some(id))

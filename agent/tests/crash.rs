@@ -223,11 +223,13 @@ async fn a_full_disk_refuses_writes_and_serves_reads() {
     let disk = disk.unwrap();
     let (port, http) = (free_port(), client());
     let data = disk.0.path().join("data");
-    let agent = Agent::start(port, &data, &["--disk-reserve", "67108864"]);
+    let reserve = ["--disk-reserve", "67108864"];
+    let agent = Agent::start(port, &data, &reserve);
+    let url = agent.url.clone();
     agent.ready(&http).await;
     let put = async |name: &str| {
-        let put = http.put(format!("{}/kv/{name}", agent.url)).body("value").send();
-        put.await.unwrap().status().as_u16()
+        let put = http.put(format!("{url}/kv/{name}")).body("value").send();
+        put.await.map_or(0, |answer| answer.status().as_u16())
     };
     assert_eq!(put("before").await, 201);
     let ballast = disk.0.path().join("ballast");
@@ -243,10 +245,23 @@ async fn a_full_disk_refuses_writes_and_serves_reads() {
         tokio::time::timeout(PATIENCE, trying).await.expect("the answer changes with the disk");
     };
     until(&[507]).await;
-    assert_eq!(http.get(format!("{}/kv/before", agent.url)).send().await.unwrap().status(), 200);
+    assert_eq!(http.get(format!("{url}/kv/before")).send().await.unwrap().status(), 200);
+
+    // One that is started when it is full already takes nothing at all.
+    drop(agent);
+    let _agent = Agent::start(port, &data, &reserve);
+    let first_answer = async {
+        loop {
+            match put("none").await {
+                0 | 503 => tokio::time::sleep(Duration::from_millis(20)).await,
+                status => return status,
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(PATIENCE, first_answer).await, Ok(507));
     std::fs::remove_file(ballast).unwrap();
     until(&[200, 201]).await;
-    assert_eq!(http.get(format!("{}/kv/again", agent.url)).send().await.unwrap().status(), 200);
+    assert_eq!(http.get(format!("{url}/kv/again")).send().await.unwrap().status(), 200);
 }
 
 #[tokio::test]

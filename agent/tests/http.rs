@@ -19,6 +19,9 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use futures_util::{StreamExt, stream};
+use hyper::body::Body as _;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use reqwest::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
     ETAG, HOST, IF_MATCH, IF_NONE_MATCH, ORIGIN, RETRY_AFTER,
@@ -29,6 +32,7 @@ use serde_json::json;
 use sky_api::{Code, KeyList, LocalKeys, LookupReport, Mark, Problem, Readiness, RingReport};
 use sky_chord::{Phase, View};
 use support::Agent;
+use tokio::net::TcpStream;
 
 /// Sends a request that must be refused with this code, as a problem.
 async fn refused(request: RequestBuilder, code: Code) {
@@ -313,6 +317,37 @@ async fn every_request_has_an_id() {
     let head = agent.request(Method::HEAD, "/kv/none");
     let head = done(head, StatusCode::NOT_FOUND).await;
     assert!(head.headers()[CONTENT_LENGTH].to_str().unwrap().parse::<u32>().unwrap() > 100);
+}
+
+/// In HTTP/1 the library leaves it out, in HTTP/2 nobody would.
+#[tokio::test]
+async fn an_answer_to_head_has_no_body_in_http_2() {
+    let agent = Agent::start(&[]).await;
+    done(agent.put("/kv/greeting", "hello"), StatusCode::CREATED).await;
+    let stream = TcpStream::connect(agent.address()).await.unwrap();
+    let shaken = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (mut sender, connection) = shaken.unwrap();
+    let connection = tokio::spawn(connection);
+    for (path, status, digits) in
+        [("/kv/greeting", 200, 1), ("/kv/none", 404, 3), ("/events", 200, 0)]
+    {
+        let request = hyper::Request::head(agent.url(path));
+        let answer = sender.send_request(request.body(String::new()).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+        let told = answer.headers().get(CONTENT_LENGTH).map(|length| length.to_str().unwrap());
+        assert_eq!(told.map_or(0, str::len), digits, "{path}: {told:?}");
+        assert!(answer.body().is_end_stream(), "{path}");
+    }
+    drop(sender);
+    connection.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_media_type_is_as_long_as_a_header_may_well_be() {
+    let agent = Agent::start(&[]).await;
+    let put = |length| agent.put("/kv/a", "x").header(CONTENT_TYPE, "a".repeat(length));
+    refused(put(513), Code::BadRequest).await;
+    done(put(512), StatusCode::CREATED).await;
 }
 
 #[tokio::test]

@@ -410,12 +410,15 @@ async fn what_waits_shares_one_commit_and_a_failure_is_reported() {
 
     committer.submit(1, write());
     assert_eq!(committed.recv_timeout(patience), Ok(1));
+    let one = committer.waiting();
     (2..=50).for_each(|seq| committer.submit(seq, write()));
+    assert_eq!((one > 0, committer.waiting()), (true, 50 * one), "none is on disk");
     open_gate.send(()).unwrap();
     assert_eq!(committed.recv_timeout(patience), Ok(49), "what came meanwhile is joined");
     assert_eq!(progress.wait_for(|p| p.durable.is_some()).await.unwrap().durable, Some(1));
     open_gate.send(()).unwrap();
     progress.wait_for(|p| p.durable == Some(50)).await.unwrap();
+    assert_eq!(committer.waiting(), 0);
     assert_eq!((counters.commits.load(Relaxed), counters.writes.load(Relaxed)), (2, 50));
 
     committer.submit(51, write());

@@ -66,7 +66,8 @@ pub enum BatchOperation {
         /// As the header `If-None-Match`: `*` creates and never replaces.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         if_none_match: Option<String>,
-        /// As the header `Idempotency-Key`. It may be the same for all operations of a batch.
+        /// As the header `Idempotency-Key`. It may be the same for all operations of a batch: of those that are
+        /// alike, with one key, each is a change of its own.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         idempotency_key: Option<String>,
     },

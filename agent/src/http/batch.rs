@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -11,7 +12,7 @@ use sky_api::batch::{
     BatchOperation, BatchReport, BatchRequest, BatchResult, Content, MAX_OPERATIONS, max_body_bytes,
 };
 use sky_api::{Code, header};
-use sky_chord::{Key, Value};
+use sky_chord::{Key, RequestId, Value};
 use warp::http::Method;
 use warp::http::header::{HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use warp::reply::Response;
@@ -19,7 +20,8 @@ use warp::reply::Response;
 use super::etag::{self, Named};
 use super::kv::{self, Outcome};
 use super::problem::Refused;
-use super::{Api, body, json, key};
+use super::{Api, body, json_within, key};
+use crate::fair::Share;
 
 /// How many keys of one batch are worked on at once.
 const AT_ONCE: usize = 16;
@@ -32,6 +34,8 @@ pub(super) async fn answer<B: Buf>(
 ) -> Result<Response, Refused> {
     let most = max_body_bytes(api.max_value_bytes);
     let body = body::collect_json(&headers, body, most, |it| api.room_for(it)).await?;
+    // What was read of it is as large, and there until all is done.
+    let _read = api.room_for(body.len())?;
     let BatchRequest { operations } = body::read_json(&body)?;
     if operations.len() > MAX_OPERATIONS {
         let found = operations.len();
@@ -44,12 +48,12 @@ pub(super) async fn answer<B: Buf>(
     for (index, operation) in operations.into_iter().enumerate() {
         by_key.entry(operation.key().to_owned()).or_default().push((index, operation));
     }
-    // Values that were read may be as large together as those that are written.
-    let room = AtomicUsize::new(most);
+    let answer = Answer { room: AtomicUsize::new(most), memory: Mutex::default() };
     let in_order = |operations: Vec<(usize, BatchOperation)>| async {
         let mut results = Vec::with_capacity(operations.len());
+        let mut ids = Ids::default();
         for (index, operation) in operations {
-            results.push((index, one(api, operation, &room).await));
+            results.push((index, one(api, operation, &mut ids, &answer).await));
         }
         results
     };
@@ -58,24 +62,47 @@ pub(super) async fn answer<B: Buf>(
     results.sort_unstable_by_key(|(index, _)| *index);
     debug_assert_eq!(results.len(), count);
     let results = results.into_iter().map(|(_, result)| result).collect();
-    Ok(json(&BatchReport { results }))
+    let memory = answer.memory.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(json_within(memory, &BatchReport { results }))
 }
 
-async fn one(api: &Api, operation: BatchOperation, room: &AtomicUsize) -> BatchResult {
-    let outcome = carry_out(api, operation).await.and_then(|outcome| fits(outcome, room));
-    outcome.map_or_else(refused, result)
+/// What the values take that the answer tells.
+struct Answer {
+    /// How many bytes more there may be: as many as may be written.
+    room: AtomicUsize,
+    /// The memory of large ones.
+    memory: Mutex<Vec<Share>>,
 }
 
-async fn carry_out(api: &Api, operation: BatchOperation) -> Result<Outcome, Refused> {
+/// The ids of the changes of one key so far, and how often each was used.
+#[derive(Default)]
+struct Ids(BTreeMap<RequestId, u32>);
+
+impl Ids {
+    /// A change that comes again is another one, and the same in a batch that is sent again.
+    fn next(&mut self, (id, retry): (RequestId, bool)) -> (RequestId, bool) {
+        let used = self.0.entry(id).or_default();
+        let id = if *used == 0 { id } else { kv::repeated(id, *used) };
+        *used += 1;
+        (id, retry)
+    }
+}
+
+async fn one(api: &Api, operation: BatchOperation, ids: &mut Ids, answer: &Answer) -> BatchResult {
+    let outcome = carry_out(api, operation, ids).await;
+    outcome.and_then(|outcome| fits(api, outcome, answer)).map_or_else(refused, result)
+}
+
+async fn carry_out(
+    api: &Api,
+    operation: BatchOperation,
+    ids: &mut Ids,
+) -> Result<Outcome, Refused> {
     match operation {
         BatchOperation::Get { key, consistency, if_match, if_none_match } => {
             let (key, consistency) = (named(key)?, kv::consistency(consistency.as_deref())?);
             let (wanted, known) = conditions(if_match, if_none_match)?;
-            let mut outcome = kv::read(api, key, consistency, wanted, known).await?;
-            if let Outcome::Found(value, _) = &mut outcome {
-                api.hold(value)?;
-            }
-            Ok(outcome)
+            kv::read(api, key, consistency, wanted, known).await
         }
         BatchOperation::Put {
             key,
@@ -98,12 +125,14 @@ async fn carry_out(api: &Api, operation: BatchOperation) -> Result<Outcome, Refu
             let id = kv::request_id(api, &Method::PUT, &condition, given)?;
             let ttl = ttl.map(kv::ttl_of).transpose()?;
             let value = Value { content_type: content_type.as_str().into(), bytes, ttl };
-            kv::write(api, id, key, value, condition).await
+            kv::write(api, ids.next(id), key, value, condition).await
         }
         BatchOperation::Delete { key, if_match, idempotency_key } => {
             let key = named(key)?;
             let condition = etag::condition_of(conditions(if_match, None)?.0, None)?;
-            kv::remove(api, key, condition, idempotency(idempotency_key.as_deref())?).await
+            let given = idempotency(idempotency_key.as_deref())?;
+            let id = kv::request_id(api, &Method::DELETE, &condition, given)?;
+            kv::remove(api, ids.next(id), key, condition).await
         }
     }
 }
@@ -126,6 +155,7 @@ fn media_type(given: Option<String>) -> Result<String, Refused> {
     let Some(given) = given else { return Ok(kv::OCTETS.to_owned()) };
     let value = HeaderValue::from_str(&given).ok();
     if value.is_some_and(|value| value.to_str().is_ok()) && given.trim() == given {
+        kv::check_length(&given)?;
         return Ok(given);
     }
     let detail = "The content_type is not what a Content-Type header could say: plain ASCII text.";
@@ -156,12 +186,17 @@ fn bytes(value: Content) -> Result<Bytes, Refused> {
     }
 }
 
-/// Refuses a value that would make the answer too large together with those before it.
-fn fits(outcome: Outcome, room: &AtomicUsize) -> Result<Outcome, Refused> {
+/// Refuses a value that would make the answer too large together with those before it, or for which there is
+/// no memory.
+fn fits(api: &Api, outcome: Outcome, answer: &Answer) -> Result<Outcome, Refused> {
     let Outcome::Found(value, _) = &outcome else { return Ok(outcome) };
     let size = value.bytes.len();
-    match room.fetch_update(Relaxed, Relaxed, |room| room.checked_sub(size)) {
-        Ok(_) => Ok(outcome),
+    match answer.room.fetch_update(Relaxed, Relaxed, |room| room.checked_sub(size)) {
+        Ok(_) => {
+            let share = api.room_for(size)?;
+            answer.memory.lock().unwrap_or_else(PoisonError::into_inner).extend(share);
+            Ok(outcome)
+        }
         Err(room) => {
             let detail = format!(
                 "The answer has room for {room} bytes of values more, and this one has {size}."

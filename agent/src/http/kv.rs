@@ -28,6 +28,9 @@ const PAGE: (u32, u32) = (100, 1000);
 /// The media type of values that came without one.
 pub(super) const OCTETS: &str = "application/octet-stream";
 
+/// The most bytes of a media type (RFC 6838 allows 127 for each half of its name).
+const MAX_MEDIA_TYPE: usize = 512;
+
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(sky_api::header::IDEMPOTENCY_KEY);
 const TTL: HeaderName = HeaderName::from_static(sky_api::header::TTL);
 const CONSISTENCY: HeaderName = HeaderName::from_static(sky_api::header::CONSISTENCY);
@@ -224,6 +227,7 @@ async fn store<B: Buf>(
         let hint = "Send the bytes without that header; name the format in Content-Type.";
         return Err(Refused::new(Code::UnsupportedMediaType, detail).hint(hint));
     }
+    check_length(content_type)?;
     let ttl = ttl(headers)?;
     let id = request_id(api, method, &condition, idempotency_key(headers))?;
     let bytes = body::collect(headers, body, api.max_value_bytes, |it| api.room_for(it)).await?;
@@ -235,6 +239,15 @@ async fn store<B: Buf>(
         }
         outcome => Ok(outcome?.response()),
     }
+}
+
+/// A media type comes back as a header, and is kept beside the value.
+pub(super) fn check_length(content_type: &str) -> Result<(), Refused> {
+    if content_type.len() <= MAX_MEDIA_TYPE {
+        return Ok(());
+    }
+    let detail = format!("The media type is longer than {MAX_MEDIA_TYPE} bytes.");
+    Err(Refused::new(Code::BadRequest, detail))
 }
 
 /// Sets the value of a key.
@@ -255,21 +268,21 @@ pub(super) async fn write(
 
 async fn delete(api: &Api, key: Key, headers: &HeaderMap) -> Result<Response, Refused> {
     let condition = etag::condition(headers)?;
-    remove(api, key, condition, idempotency_key(headers)).await.map(Outcome::response)
+    let id = request_id(api, &Method::DELETE, &condition, idempotency_key(headers))?;
+    remove(api, id, key, condition).await.map(Outcome::response)
 }
 
 /// Deletes a key.
 pub(super) async fn remove(
     api: &Api,
+    (id, retry): (RequestId, bool),
     key: Key,
     condition: Condition,
-    idempotency_key: Option<&[u8]>,
 ) -> Result<Outcome, Refused> {
     if condition == Condition::Absent {
         let detail = "A key that must not exist cannot be deleted.";
         return Err(Refused::new(Code::BadRequest, detail).hint("Leave out If-None-Match."));
     }
-    let (id, retry) = request_id(api, &Method::DELETE, &condition, idempotency_key)?;
     let operation = Operation::Delete { key: key.clone(), condition: condition.clone() };
     match operate(api, id, retry, operation).await? {
         Answer::Deleted => Ok(Outcome::Deleted),
@@ -348,9 +361,19 @@ pub(super) fn request_id(
     }
     // Another kind of change under the same text is another request.
     let kind = format!("{method} {condition:?} ");
-    let hash = Id::hash(&[kind.as_bytes(), given].concat());
-    let id = hash.as_bytes().iter().take(16).fold(0, |id, byte| id << 8 | u128::from(*byte));
-    Ok((RequestId::given(id), true))
+    Ok((hashed(&[kind.as_bytes(), given].concat()), true))
+}
+
+/// The id of a change that comes once more in one batch, as this one of those that are alike.
+pub(super) fn repeated(id: RequestId, number: u32) -> RequestId {
+    hashed(&[&id.0.to_be_bytes()[..], &number.to_be_bytes()].concat())
+}
+
+fn hashed(text: &[u8]) -> RequestId {
+    let hash = Id::hash(text);
+    RequestId::given(
+        hash.as_bytes().iter().take(16).fold(0, |id, byte| id << 8 | u128::from(*byte)),
+    )
 }
 
 async fn operate(

@@ -15,9 +15,9 @@ use crate::metrics::Counters;
 const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "POST", "DELETE", "other"];
 
 /// Every status that the interface gives; 0 stands for all others.
-const STATUSES: [u16; 21] = [
-    200, 201, 202, 204, 304, 400, 401, 403, 404, 405, 409, 411, 412, 413, 415, 500, 502, 503, 504,
-    507, 0,
+const STATUSES: [u16; 22] = [
+    200, 201, 202, 204, 304, 400, 401, 403, 404, 405, 409, 411, 412, 413, 415, 422, 500, 502, 503,
+    504, 507, 0,
 ];
 
 /// Upper bounds of the latency buckets, in microseconds.

@@ -33,20 +33,25 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use hyper::body::Body;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt;
 use sky_api::Code;
 use sky_chord::{Reply, Request, RequestId, Value};
 use tokio::net::TcpStream;
 use tracing::Instrument;
 use warp::filters::path::FullPath;
-use warp::http::Method;
-use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use warp::http::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
+use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
@@ -179,13 +184,15 @@ impl Deref for Api {
 /// HTTP/2 without TLS are told apart here.
 pub async fn serve_connection(api: Arc<Api>, stream: TcpStream, remote: SocketAddr) {
     let api = api.of(remote.ip().into());
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%remote, %error, "small answers may be delayed");
+    if let Err(error) = prepare(&stream) {
+        tracing::debug!(%remote, %error, "small answers may be delayed, and dead clients stay");
     }
     let mut stopping = api.stopping.clone();
     let routes = TowerToHyperService::new(warp::service(routes(&api)));
+    let is_used = AtomicBool::new(false);
     let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
         let started = Instant::now();
+        is_used.store(true, Relaxed);
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let id = api.requests.id(request.headers());
         let span = tracing::error_span!("request", id = id.to_str().unwrap_or_default());
@@ -208,7 +215,7 @@ pub async fn serve_connection(api: Arc<Api>, stream: TcpStream, remote: SocketAd
             let nosniff = HeaderValue::from_static("nosniff");
             response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, nosniff);
             api.metrics.count(metrics::method_index(&method), response.status(), took);
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(if method == Method::HEAD { head_of(response) } else { response })
         };
         answered.instrument(span)
     });
@@ -222,8 +229,16 @@ pub async fn serve_connection(api: Arc<Api>, stream: TcpStream, remote: SocketAd
         .timer(TokioTimer::new())
         .keep_alive_interval(HEAD_PATIENCE);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // Which version it speaks may be said for ever.
+    let unused = async {
+        tokio::time::sleep(HEAD_PATIENCE).await;
+        if is_used.load(Relaxed) {
+            std::future::pending().await
+        }
+    };
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
+        () = unused => return tracing::debug!(%remote, "A connection made no request."),
         // An error means that nobody is left who could stop the agent any more gently.
         () = crate::until(&mut stopping) => {
             connection.as_mut().graceful_shutdown();
@@ -233,6 +248,27 @@ pub async fn serve_connection(api: Arc<Api>, stream: TcpStream, remote: SocketAd
     if let Err(error) = outcome {
         tracing::debug!(%remote, error, "the connection broke");
     }
+}
+
+/// Small answers go out at once, and who takes nothing of a large one for a while has gone: it keeps memory
+/// and a place from others.
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, HEAD_PATIENCE)?;
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_user_timeout(stream, HEAD_PATIENCE.as_millis() as u32)?;
+    Ok(())
+}
+
+/// The answer to HEAD (RFC 9110, section 9.3.2): in HTTP/2 nobody else leaves out the body.
+fn head_of(mut response: Response) -> Response {
+    let has_length =
+        ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&response.status());
+    if let Some(length) = response.body().size_hint().exact().filter(|_| has_length) {
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    response.map(|_| Bytes::new().into())
 }
 
 /// Where a request came from, for the administrative calls.
@@ -380,14 +416,19 @@ fn finish(answer: Result<Response, Refused>) -> Response {
 }
 
 fn json(value: &impl serde::Serialize) -> Response {
-    match serde_json::to_string(value) {
-        Ok(body) => text("application/json", body),
+    json_within(Vec::new(), value)
+}
+
+/// JSON that takes this memory until it is sent.
+fn json_within(memory: Vec<Share>, value: &impl serde::Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(json) => text("application/json", body::held(json, memory)),
         Err(error) => kv::unexpected(&error).into_response(),
     }
 }
 
-fn text(content_type: &'static str, body: String) -> Response {
-    let mut response = Response::new(body.into());
+fn text(content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(body.into().into());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

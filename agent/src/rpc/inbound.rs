@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::frame::{self, Frame, FrameError, Frames};
 use super::hello::{self, HelloError, Refusal};
-use super::{LARGE, Lane, PATIENCE, Shared, prepare};
+use super::{Lane, PATIENCE, Shared, prepare};
 
 pub(super) async fn serve(shared: &Arc<Shared>, stream: TcpStream) {
     let address = stream.peer_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string());
@@ -69,13 +69,17 @@ pub(super) async fn serve(shared: &Arc<Shared>, stream: TcpStream) {
     }
 }
 
+/// A frame of more bytes than this waits for room. Those of the ordinary way are shorter, with a page of keys
+/// at the most: a sign of life behind one must not wait for large values of other peers.
+const ROOMY: usize = 2 << 20;
+
 /// The next frame; if it is a large one, when there is room for it in memory.
 async fn read<'a>(
     shared: &'a Shared,
     frames: &mut Frames<TcpStream>,
 ) -> Result<(Frame, Option<SemaphorePermit<'a>>), FrameError> {
     let length = frames.length(frame::LONGEST).await?;
-    if length <= LARGE {
+    if length <= ROOMY {
         return Ok((frames.next(frame::LONGEST).await?, None));
     }
     let room = shared.large.acquire_many((length >> 10) as u32).await.ok();

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use sky_chord::{Event, Message, NodeId, Peer, RingId};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
@@ -172,9 +172,7 @@ impl Shared {
         lane: Lane,
     ) -> Result<(Frames<TcpStream>, Hello), HelloError> {
         let meeting = async {
-            let stream = timeout(CONNECT, TcpStream::connect(address))
-                .await
-                .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))?;
+            let stream = reach(address).await?;
             prepare(&stream, lane)?;
             let mut frames = Frames::new(stream);
             let mine = self.hello(meant)?;
@@ -209,6 +207,19 @@ impl Shared {
         let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         complaints.retain(|(complained, _)| complained != peer);
     }
+}
+
+/// A connection to the first of a name's addresses that answers.
+async fn reach(address: &str) -> std::io::Result<TcpStream> {
+    let mut last = None;
+    for found in lookup_host(address).await? {
+        match timeout(CONNECT, TcpStream::connect(found)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => last = Some(std::io::ErrorKind::TimedOut.into()),
+        }
+    }
+    Err(last.unwrap_or_else(|| std::io::Error::other("the name has no address")))
 }
 
 /// Small messages go out at once, and a peer whose machine is gone is noticed within seconds.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,6 +20,9 @@ const MARK_EVERY: Duration = Duration::from_secs(1);
 /// much else.
 const BATCH: usize = 1024;
 const BATCH_BYTES: usize = 8 << 20;
+
+/// What a write takes of memory beside its value, about.
+const WRITE_BYTES: usize = 256;
 
 /// What the store may take of the disk for a while to write tables anew, beside those that they replace:
 /// a level of 256 MiB and what has gathered above it.
@@ -76,6 +79,8 @@ pub struct Committer {
     writes: Option<mpsc::Sender<(u64, Vec<Write>)>>,
     progress: watch::Receiver<Progress>,
     full: watch::Receiver<bool>,
+    /// Bytes of memory that waiting writes take, about.
+    waiting: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -88,6 +93,8 @@ impl Committer {
         let (writes, queue) = mpsc::channel::<(u64, Vec<Write>)>();
         let (report, progress) = watch::channel(Progress::default());
         let (report_full, full) = watch::channel(room.is_full());
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let written = Arc::clone(&waiting);
         let work = move || {
             let watch_room = || {
                 report_full
@@ -120,17 +127,19 @@ impl Committer {
                     report.send_modify(|progress| progress.failed = Some((first, error.0)));
                     return;
                 }
+                written.fetch_sub(weight(&batch), Relaxed);
                 counters.commits.fetch_add(1, Relaxed);
                 counters.writes.fetch_add(batch.len() as u64, Relaxed);
                 report.send_modify(|progress| progress.durable = Some(last));
             }
         };
         let thread = std::thread::Builder::new().name("sky:committer".into()).spawn(work)?;
-        Ok(Self { writes: Some(writes), progress, full, thread: Some(thread) })
+        Ok(Self { writes: Some(writes), progress, full, waiting, thread: Some(thread) })
     }
 
     /// Queues writes; [`Progress::durable`] will reach `seq`.
     pub fn submit(&self, seq: u64, writes: Vec<Write>) {
+        self.waiting.fetch_add(weight(&writes), Relaxed);
         if let Some(queue) = &self.writes {
             // It fails only after a failed write, which was reported.
             queue.send((seq, writes)).ok();
@@ -142,10 +151,19 @@ impl Committer {
         self.progress.clone()
     }
 
+    /// Bytes of memory that writes take which are not on disk yet, about.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
+    }
+
     /// Whether the disk is full, as it changes.
     pub fn disk_full(&self) -> watch::Receiver<bool> {
         self.full.clone()
     }
+}
+
+fn weight(writes: &[Write]) -> usize {
+    value_bytes(writes) + WRITE_BYTES * writes.len()
 }
 
 fn value_bytes(writes: &[Write]) -> usize {

@@ -133,6 +133,22 @@ async fn a_batch_that_is_sent_again_is_applied_once() {
     assert_eq!(Some(tag), first[1].etag, "a single call may be the retry");
 }
 
+/// They are not taken for one that is sent again.
+#[tokio::test]
+async fn changes_of_one_key_under_one_idempotency_key_are_each_applied() {
+    let agent = Agent::start(&[]).await;
+    let put = |text: &str| json!({ "op": "put", "key": "a", "value": { "text": text }, "idempotency_key": "once" });
+    let delete = json!({ "op": "delete", "key": "a", "idempotency_key": "once" });
+    let operations = json!([put("1"), put("2"), delete, put("3")]);
+    let first = results(&agent, operations.clone()).await;
+    assert_eq!(codes(&first), [(201, None), (200, None), (204, None), (201, None)]);
+    let read = async || agent.get("/kv/a").send().await.unwrap().text().await.unwrap();
+    assert_eq!(read().await, "3");
+    agent.put("/kv/a", "4").send().await.unwrap();
+    assert_eq!(results(&agent, operations).await, first);
+    assert_eq!(read().await, "4", "the batch was applied before");
+}
+
 #[tokio::test]
 async fn batches_are_bounded() {
     let agent = Agent::start(&["--max-value-bytes", "1000000"]).await;
