@@ -174,6 +174,11 @@ fn parse_network(text: &str) -> Option<(IpAddr, u8)> {
     is_first.then_some((first, length))
 }
 
+/// A network as Neutron writes it: clouds give it back so, however it was written.
+pub(super) fn canonical_network(text: &str) -> Option<String> {
+    parse_network(text).map(|(first, length)| format!("{first}/{length}"))
+}
+
 fn network(text: &str) -> Option<String> {
     let what = "must be a network such as 192.0.2.0/24, or 192.0.2.7/32 for one address";
     parse_network(text).is_none().then(|| what.to_owned())

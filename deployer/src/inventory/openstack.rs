@@ -1,7 +1,9 @@
 //! The `openstack` section of an inventory: which cloud, what the servers are made of, what is used
 //! and what is made.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::keys::canonical_network;
 
 /// Settings of the OpenStack provider. Whatever is named is used and never changed or deleted; what
 /// is not named is made, belongs to the ring, and goes with it.
@@ -19,6 +21,7 @@ pub struct Openstack {
     /// The subnet of that network, needed where it has several.
     pub subnet: Option<String>,
     /// The addresses of a network that is made.
+    #[serde(deserialize_with = "network")]
     pub cidr: String,
     /// The name servers of a network that is made.
     pub dns: Vec<String>,
@@ -31,8 +34,10 @@ pub struct Openstack {
     /// The security group of the servers; made if not given.
     pub security_group: Option<String>,
     /// Networks (CIDR) whose clients may use the agents; the servers themselves always may.
+    #[serde(deserialize_with = "networks")]
     pub allow_from: Vec<String>,
     /// Networks (CIDR) that may use SSH.
+    #[serde(deserialize_with = "networks")]
     pub ssh_from: Vec<String>,
     /// The key pair of the servers; made if not given.
     pub keypair: Option<String>,
@@ -84,6 +89,23 @@ impl Default for Openstack {
             agent_image: None,
         }
     }
+}
+
+impl Openstack {
+    /// A network (CIDR) in the one form that all are compared in.
+    pub(crate) fn network(text: &str) -> String {
+        // The checker refuses what is no network, and what a cloud says stays as it is.
+        canonical_network(text).unwrap_or_else(|| text.to_owned())
+    }
+}
+
+fn network<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    String::deserialize(from).map(|text| Openstack::network(&text))
+}
+
+fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    Ok(texts.iter().map(|text| Openstack::network(text)).collect())
 }
 
 /// Which servers get a floating IP.

@@ -1,6 +1,8 @@
 //! The image of the agent: made from the program of this process, without pulling anything, or pulled
 //! from a registry.
 
+use std::time::Duration;
+
 use bollard::Docker;
 use bollard::query_parameters::{CreateImageOptionsBuilder, RemoveImageOptions};
 use futures_util::stream::TryStreamExt;
@@ -10,6 +12,10 @@ use sky_chord::Id;
 use super::{IMAGE, label};
 use crate::error::{During, Error, Result};
 use crate::provider::Site;
+
+/// How long the program may take to an engine, perhaps over a slow line that several share: the engine
+/// answers when all of it is there, and a second try would begin anew.
+const SENT_WITHIN: Duration = Duration::from_secs(3600);
 
 /// The name of the image of this program. The tag is made from its contents.
 pub(super) fn name(program: &[u8]) -> String {
@@ -42,7 +48,8 @@ pub(super) async fn import(docker: &Docker, site: &Site) -> Result<String> {
         ])
         .build();
     let body = bollard::body_full(archive.into());
-    let steps = docker.create_image(Some(options), Some(body), None);
+    let patient = docker.clone().with_timeout(SENT_WITHIN);
+    let steps = patient.create_image(Some(options), Some(body), None);
     steps.try_collect::<Vec<_>>().await.during(failed)?;
     // The engine names a layer by the hash of what arrived.
     let made = docker.inspect_image(&tag).await.during(failed)?;

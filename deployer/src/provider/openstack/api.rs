@@ -355,7 +355,7 @@ impl Api {
                     }
                     // "Later" means that nothing was done.
                     let is_later = fault.is(429) || (fault.is(503) && later.is_some());
-                    let pause = later.unwrap_or_else(|| backoff(tries));
+                    let pause = later.unwrap_or_default().max(backoff(tries));
                     if is_later && waited + pause <= PATIENCE {
                         waited += pause;
                         tokio::time::sleep(pause).await;

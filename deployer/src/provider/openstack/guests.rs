@@ -52,6 +52,8 @@ pub(super) struct Guests {
 /// How an agent is reached.
 struct Door {
     url: String,
+    /// What was the gateway when it was opened.
+    gateway: Place,
     /// Passes connections on; none if it is reached directly.
     passing: Option<JoinHandle<()>>,
 }
@@ -133,7 +135,8 @@ impl Guests {
             return Ok(direct(place.fixed));
         };
         let mut doors = self.doors.lock().await;
-        if let Some(door) = doors.get(&place.server) {
+        // Another gateway is another way: the old one may be down.
+        if let Some(door) = doors.get(&place.server).filter(|door| door.gateway == *gateway) {
             return Ok(door.url.clone());
         }
         // Where the security group lets this machine in, nothing needs to stand in between.
@@ -141,7 +144,8 @@ impl Guests {
             let connected = tokio::net::TcpStream::connect((floating, place.port));
             if let Ok(Ok(_)) = tokio::time::timeout(DIRECT_WITHIN, connected).await {
                 let url = direct(floating);
-                doors.insert(place.server.clone(), Door { url: url.clone(), passing: None });
+                let door = Door { url: url.clone(), gateway: gateway.clone(), passing: None };
+                doors.insert(place.server.clone(), door);
                 return Ok(url);
             }
         }
@@ -158,6 +162,7 @@ impl Guests {
         let failed = || "cannot listen on this machine for an agent behind a gateway";
         let listener = TcpListener::bind((crate::node::LOOPBACK, 0)).await.during(failed)?;
         let url = format!("http://{}", listener.local_addr().during(failed)?);
+        let through = gateway.clone();
         let (tunnel, place, gateway) = (Arc::clone(&self.tunnel), place.clone(), gateway.clone());
         let passing = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
@@ -174,7 +179,7 @@ impl Guests {
                 });
             }
         });
-        Ok(Door { url, passing: Some(passing) })
+        Ok(Door { url, gateway: through, passing: Some(passing) })
     }
 
     /// Makes and starts the agent's container on a server that is prepared.
@@ -410,5 +415,36 @@ impl Guests {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::{Agent, Openstack};
+    use crate::state::RingFolder;
+
+    #[tokio::test]
+    async fn a_door_is_opened_anew_when_another_server_is_the_gateway() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings =
+            Openstack { allow_from: vec!["127.0.0.0/8".to_owned()], ..Openstack::default() };
+        let ring = RingFolder::at(folder.path(), "sky");
+        let guests = Guests::new(Site::new(ring, Agent::default(), settings).unwrap());
+        let agent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = agent.local_addr().unwrap();
+        let place = |server: &str| Place {
+            node: format!("node-of-{server}"),
+            server: server.to_owned(),
+            fixed: "10.64.0.5".parse().unwrap(),
+            port: address.port(),
+            floating: Some(address.ip()),
+        };
+        let (old, new, url) = (place("a"), place("b"), "http://127.0.0.1:1".to_owned());
+        let door = Door { url: url.clone(), gateway: old.clone(), passing: None };
+        guests.doors.lock().await.insert("a".to_owned(), door);
+        assert_eq!(guests.reach(&old, Some(&old)).await.unwrap(), url);
+        let reached = guests.reach(&old, Some(&new)).await.unwrap();
+        assert_eq!(reached, format!("http://{address}"));
     }
 }

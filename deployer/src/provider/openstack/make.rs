@@ -16,7 +16,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How often a deletion is tried that something else still stands in the way of.
 const DELETE_TRIES: u32 = 12;
 
-/// Makes something of Neutron or Cinder: `item` is its body, with a name and one of our descriptions.
+/// Makes something of Neutron or Cinder: `item` is its body, with one of our descriptions and what tells
+/// it from its like, a name or a port.
 pub(super) async fn make(
     api: &Api,
     service: Service,
@@ -37,9 +38,11 @@ pub(super) async fn make(
             Service::Network => owned::ours(api, collection, &plural).await?,
             _ => api.list(service, &format!("{collection}/detail"), &plural).await?,
         };
+        let same = |other: &Value, key: &str| item[key].is_null() || other[key] == item[key];
         let is_it = |other: &Value| {
             other["description"] == item["description"]
-                && (item["name"].is_null() || other["name"] == item["name"])
+                && same(other, "name")
+                && same(other, "port_id")
         };
         if let Some(found) = found.into_iter().find(is_it) {
             return Ok(found);

@@ -312,7 +312,7 @@ impl Rule {
         let everyone = if ethertype == "IPv4" { "0.0.0.0/0" } else { "::/0" };
         let from = match (rule["remote_ip_prefix"].as_str(), rule["remote_group_id"].as_str()) {
             (_, Some(group)) => Err(group.to_owned()),
-            (prefix, None) => Ok(prefix.unwrap_or(everyone).to_owned()),
+            (prefix, None) => Ok(Openstack::network(prefix.unwrap_or(everyone))),
         };
         (port("port_range_min") == port("port_range_max")).then_some(())?;
         let protocol = rule["protocol"].as_str()?.to_owned();
@@ -496,6 +496,29 @@ mod tests {
         let (missing, superfluous) = changes(&existing, &rules(&settings, &ports, "g"));
         assert_eq!((missing.len(), superfluous.len()), (1, 1));
         assert_eq!(missing[0].ethertype, "IPv6");
+    }
+
+    #[test]
+    fn a_network_is_the_same_however_it_is_written() {
+        let written =
+            "{allow_from: ['2001:DB8:0::/32', 10.0.0.0/+8, 10.0.0.0/08], ssh_from: ['0::/0']}";
+        let settings: Openstack = serde_yaml::from_str(written).unwrap();
+        let wanted = rules(&settings, &BTreeSet::from([4321]), "g");
+        let networks: Vec<&str> =
+            wanted.iter().filter_map(|rule| rule.from.as_deref().ok()).collect();
+        assert_eq!(networks, ["10.0.0.0/8", "::/0", "2001:db8::/32"]);
+        // As Neutron lists them, and as a cloud might that keeps what it is given.
+        for network in ["2001:db8::/32", "2001:DB8::/32"] {
+            let by_cloud = |(i, rule): (usize, &Rule)| {
+                let mut value = listed(&i.to_string(), rule);
+                if value["remote_ip_prefix"] == "2001:db8::/32" {
+                    value["remote_ip_prefix"] = json!(network);
+                }
+                value
+            };
+            let existing: Vec<Value> = wanted.iter().enumerate().map(by_cloud).collect();
+            assert_eq!(changes(&existing, &wanted), (vec![], vec![]), "{network}");
+        }
     }
 
     #[test]

@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::process::{Child, Command};
@@ -21,6 +23,9 @@ const CONNECT_S: u32 = 15;
 const FORWARD_WITHIN: Duration = Duration::from_secs(30);
 /// How often it is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How many rings this process has opened: each has a login of its own to its gateway.
+static OPENED: AtomicU32 = AtomicU32::new(0);
 
 /// A server as ssh reaches it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +57,8 @@ pub(super) struct Ssh {
     key: Option<PathBuf>,
     /// Sockets have short paths, or the system refuses them.
     sockets: PathBuf,
-    /// That of the login to the gateway, another one for each process.
+    /// That of the login to the gateway, another one for each value of this type: a dashboard opens its
+    /// ring again for every change, and who ends removes its sockets.
     control: PathBuf,
 }
 
@@ -102,7 +108,8 @@ impl Ssh {
         let base = base.filter(|path| path.is_dir()).unwrap_or_else(std::env::temp_dir);
         let uid = rustix::process::getuid().as_raw();
         let sockets = base.join(format!("sky-{uid}-{}", &hash[..8]));
-        let control = sockets.join(format!("gw-{}", std::process::id()));
+        let number = OPENED.fetch_add(1, Ordering::Relaxed);
+        let control = sockets.join(format!("gw-{}-{number}", std::process::id()));
         Self { folder, user: settings.ssh_user.clone(), key, sockets, control }
     }
 
@@ -255,6 +262,27 @@ impl Ssh {
         &self.control
     }
 
+    /// Makes the folder of the sockets. Secrets pass through them, and its name can be guessed: one that
+    /// somebody else has made, or may look into, is refused.
+    pub(super) fn make_sockets(&self) -> Result<()> {
+        state::create_private(&self.sockets)?;
+        let place = self.sockets.display();
+        let found = std::fs::symlink_metadata(&self.sockets);
+        let found = found.during(|| format!("cannot look at {place}"))?;
+        let why = if !found.is_dir() {
+            "it is a link or a file"
+        } else if found.uid() != rustix::process::getuid().as_raw() {
+            "it belongs to another user"
+        } else if found.mode() & 0o077 != 0 {
+            "other users may get into it"
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(format!("the folder {place} cannot be used for connections to servers"))
+            .because(why)
+            .hint("remove it, or set XDG_RUNTIME_DIR to a folder of your own"))
+    }
+
     /// Runs a command of the shell on a server, with nothing on its standard input.
     pub(super) async fn run(
         &self,
@@ -262,7 +290,7 @@ impl Ssh {
         gateway: Option<&Place>,
         script: &str,
     ) -> Result<Ran> {
-        state::create_private(&self.sockets)?;
+        self.make_sockets()?;
         let mut command = ssh();
         command.args(self.way(place, gateway)).arg(script).stdin(Stdio::null());
         let output = command.output().await.map_err(|error| no_ssh(&error))?;
@@ -278,7 +306,7 @@ impl Ssh {
 
     /// Forwards the Docker socket of a server to one of this machine.
     pub(super) async fn docker(&self, place: &Place, gateway: Option<&Place>) -> Result<Forward> {
-        state::create_private(&self.sockets)?;
+        self.make_sockets()?;
         let random = state::random_hex(4)?;
         let socket = self.sockets.join(format!("d-{random}"));
         let mut command = ssh();
@@ -430,6 +458,35 @@ mod tests {
         assert_eq!(text, "a ssh-ed25519 DDDD\nb ssh-ed25519 BBBB\nb ssh-ed25519 CCCC\n");
         ssh.pin("b", &[]).unwrap();
         assert!(ssh.knows("a").unwrap() && !ssh.knows("b").unwrap());
+    }
+
+    #[test]
+    fn rings_opened_by_one_process_have_gateway_sockets_of_their_own() {
+        let open = || Ssh::new(Path::new("/ring"), &Openstack::default());
+        let (first, second) = (open(), open());
+        assert_ne!(first.control, second.control);
+        assert_eq!(first.sockets, second.sockets);
+    }
+
+    #[test]
+    fn sockets_lie_in_a_folder_that_only_their_owner_gets_into() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| Ssh {
+            sockets: folder.path().join(name),
+            ..Ssh::new(folder.path(), &Openstack::default())
+        };
+        let ssh = at("own");
+        ssh.make_sockets().unwrap();
+        ssh.make_sockets().unwrap();
+        std::fs::set_permissions(&ssh.sockets, PermissionsExt::from_mode(0o750)).unwrap();
+        let error = ssh.make_sockets().unwrap_err().to_string();
+        assert!(error.contains("other users may get into it"), "{error}");
+        assert!(error.contains("XDG_RUNTIME_DIR"), "{error}");
+        std::fs::create_dir(folder.path().join("elsewhere")).unwrap();
+        symlink(folder.path().join("elsewhere"), folder.path().join("link")).unwrap();
+        let error = at("link").make_sockets().unwrap_err().to_string();
+        assert!(error.contains("it is a link"), "{error}");
     }
 
     #[test]

@@ -12,7 +12,6 @@ use tokio::sync::Mutex;
 
 use super::ssh::{Place, Ssh, last_words, no_ssh, unreached};
 use crate::error::{Error, Result};
-use crate::state;
 
 /// How long the login may take.
 const LOGIN_WITHIN: Duration = Duration::from_secs(30);
@@ -41,6 +40,16 @@ struct Login {
     /// The sockets forwarded so far.
     forwarded: BTreeSet<PathBuf>,
     control: PathBuf,
+}
+
+impl Login {
+    /// Whether this is a server's login, ssh lives, and its sockets are there. One that was removed cannot
+    /// be asked for again: ssh takes it for there.
+    fn leads_to(&mut self, server: &str) -> bool {
+        self.server == server
+            && matches!(self.child.try_wait(), Ok(None))
+            && self.forwarded.iter().chain([&self.control]).all(|socket| socket.exists())
+    }
 }
 
 impl Drop for Login {
@@ -85,10 +94,7 @@ impl Tunnel {
     }
 
     async fn login<'a>(&self, state: &'a mut State, gateway: &Place) -> Result<&'a mut Login> {
-        let holds = state.login.as_mut().is_some_and(|login| {
-            login.server == gateway.server && matches!(login.child.try_wait(), Ok(None))
-        });
-        if !holds {
+        if !state.login.as_mut().is_some_and(|login| login.leads_to(&gateway.server)) {
             state.login = None;
             if let Some((when, error)) = &state.failed
                 && when.elapsed() < REST
@@ -107,10 +113,8 @@ impl Tunnel {
     }
 
     async fn log_in(&self, gateway: &Place) -> Result<Login> {
+        self.ssh.make_sockets()?;
         let control = self.ssh.control().to_owned();
-        if let Some(folder) = control.parent() {
-            state::create_private(folder)?;
-        }
         // ssh refuses to be the master of a socket that is there already.
         let _ = std::fs::remove_file(&control);
         let mut command = self.ssh.through(gateway);
@@ -131,5 +135,24 @@ impl Tunnel {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(login)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_login_whose_sockets_were_removed_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (control, agent) = (folder.path().join("gw-1-0"), folder.path().join("gw-1-0.sky-1"));
+        std::fs::write(&control, "").unwrap();
+        std::fs::write(&agent, "").unwrap();
+        let child = tokio::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let forwarded = BTreeSet::from([agent.clone()]);
+        let mut login = Login { server: "g".to_owned(), child, forwarded, control };
+        assert!(login.leads_to("g") && !login.leads_to("other"));
+        std::fs::remove_file(&agent).unwrap();
+        assert!(!login.leads_to("g"));
     }
 }
