@@ -327,8 +327,9 @@ pub enum Command {
     /// Compare all copies of all keys, while the ring is used
     ///
     /// Every member of every range is asked what it holds itself. Tells keys that a member lacks, holds in
-    /// another version, or with another value under one version; and ranges that could not be compared,
-    /// because a member is missing or does not answer. Exit code 0: everything was compared and is alike.
+    /// another version, or with another value under one version; and what could not be compared: ranges of
+    /// which a member is missing or does not answer, and keys that were written at every look. Exit code 0:
+    /// everything was compared and is alike.
     ///
     /// What differs is looked at again for a while, because writes go on meanwhile and members catch up; it
     /// is reported if a copy that differs does not change any more. Changes nothing itself.
@@ -429,7 +430,7 @@ pub enum KvCommand {
         #[command(flatten)]
         target: Target,
     },
-    /// List keys, in the order of their points on the circle
+    /// List keys, in the order of their points on the circle; escaped, unless with --json
     List {
         /// Its ring.
         #[command(flatten)]

@@ -9,7 +9,8 @@ use reqwest::header::{
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use sky_api::{
-    ForceRequest, InitRequest, KeyList, LocalKeys, MAX_VALUE_BYTES, OwnReport, Problem, path,
+    ForceRequest, InitRequest, KeyList, LocalKeyEntry, LocalKeys, MAX_VALUE_BYTES, OwnReport,
+    Problem, path,
 };
 use sky_chord::{Config, View};
 use tokio::time::timeout;
@@ -120,12 +121,12 @@ impl Client {
     }
 
     /// All keys that an agent holds itself, in order of their points.
-    pub async fn local_keys(&self, agent: &str) -> Result<Vec<String>> {
+    pub async fn local_keys(&self, agent: &str) -> Result<Vec<LocalKeyEntry>> {
         let mut keys = Vec::new();
         let mut cursor: Option<String> = None;
         loop {
             let page = self.local_page(agent, cursor.as_deref(), PAGE).await?;
-            keys.extend(page.keys.into_iter().map(|entry| entry.key));
+            keys.extend(page.keys);
             match page.cursor {
                 Some(next) => cursor = Some(next),
                 None => return Ok(keys),

@@ -110,7 +110,7 @@ pub async fn wait<'a>(
             let mut problem = Problem::new(format!("{what} is not right after {waited} s"));
             problem.causes = verdict.problems;
             problem.hint = Some(
-                "`sky-deploy logs all` may tell why; the same command again goes on waiting".into(),
+                "`sky-deploy logs all` may tell why; `sky-deploy apply` goes on waiting".into(),
             );
             return Err(Error { problems: vec![problem] });
         }

@@ -1,5 +1,6 @@
 //! One ring as this program works with it: its inventory, folder, provider and agents.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,7 +16,7 @@ use crate::client::Client;
 use crate::error::{Error, Problem, Result};
 use crate::inventory::{Inventory, ProviderKind};
 use crate::loss::{self, LostRange, REPAIR};
-use crate::node::NodeSpec;
+use crate::node::{Handle, NodeSpec};
 use crate::observe::{self, NodeReport, NodeState, Sighting, StatusReport};
 use crate::provider::{self, Chosen, LogRequest, Provider, Said, Site};
 use crate::state::{RingFolder, RingRecord};
@@ -80,13 +81,38 @@ impl Deployment {
     }
 
     /// The nodes there are, as they are now.
-    pub async fn observe(&self) -> Result<Vec<Sighting>> {
+    pub async fn look(&self) -> Result<Vec<Sighting>> {
         observe::observe(&*self.provider, &self.client).await
+    }
+
+    /// [`Self::look`] for what changes the ring: an error if this machine does not know it.
+    pub async fn observe(&self) -> Result<Vec<Sighting>> {
+        let nodes = self.look().await?;
+        self.refuse_foreign(&nodes)?;
+        Ok(nodes)
+    }
+
+    /// An error if there are nodes that were made elsewhere: what this machine would tell them and give
+    /// to new ones, secrets and keys, would be none of theirs. Nodes that are processes are in the folder.
+    fn refuse_foreign(&self, nodes: &[Sighting]) -> Result<()> {
+        let is_local = self.provider.kind() == ProviderKind::Process;
+        if is_local || nodes.iter().all(|seen| seen.handle.is_none()) {
+            return Ok(());
+        }
+        if self.folder.record()?.is_some() && self.folder.secrets()?.is_some() {
+            return Ok(());
+        }
+        let (ring, place) = (&self.inventory.ring.name, self.folder.path().display());
+        Err(Error::new(format!(
+            "the ring {ring} is there, but was made by another machine or user"
+        ))
+        .because(format!("there are no secrets of it in {place}"))
+        .hint("`sky-deploy adopt` takes it over; a ring of your own needs another `ring.name`"))
     }
 
     /// The nodes there are, and those that are wanted and not there.
     pub async fn expected(&self) -> Result<Vec<Sighting>> {
-        let mut nodes = self.observe().await?;
+        let mut nodes = self.look().await?;
         for wanted in plan::wanted_nodes(&self.inventory, self.provider.kind(), &nodes)? {
             if !nodes.iter().any(|seen| seen.node.name == wanted.name) {
                 nodes.push(Sighting::missing(wanted));
@@ -117,8 +143,15 @@ impl Deployment {
         }
     }
 
+    /// An error if the inventory says of the ring what its agents must not be told any more.
+    pub fn refuse_changed(&self) -> Result<()> {
+        let record = self.folder.record()?;
+        record.map_or(Ok(()), |record| record.agrees_with(&self.inventory.ring))
+    }
+
     /// Starts a node, knowing all the others.
     pub async fn start(&self, node: &NodeSpec, all: &[NodeSpec]) -> Result<()> {
+        self.refuse_changed()?;
         self.provider
             .start(&plan::launch(node, all, &self.inventory.ring, self.provider.kind()))
             .await
@@ -145,7 +178,7 @@ impl Deployment {
     pub async fn agents(&self) -> Result<Vec<String>> {
         let begun = Instant::now();
         loop {
-            let nodes = self.observe().await?;
+            let nodes = self.look().await?;
             let up = nodes.iter().filter(|seen| seen.state == NodeState::Up);
             let urls: Vec<String> = up.map(|seen| seen.url.clone()).collect();
             if !urls.is_empty() {
@@ -174,10 +207,12 @@ impl Deployment {
             let name = &seen.node.name;
             if seen.state == NodeState::Missing {
                 let mut problem = Problem::new(format!("the machine of {name} is gone"));
-                problem.hint = Some("the same command again makes it anew".to_owned());
+                problem.hint = Some("`sky-deploy apply` makes it anew".to_owned());
                 problems.push(problem);
             }
-            if seen.state != NodeState::Down || seen.handle.is_some() {
+            // Of a server whose agent was started a moment ago, the cloud may still say otherwise.
+            let may_run = seen.runs || matches!(seen.handle, Some(Handle::Server(_)));
+            if seen.state != NodeState::Down || may_run {
                 continue;
             }
             let mut problem = Problem::new(format!("the agent of {name} has ended"));
@@ -242,22 +277,29 @@ impl Deployment {
 
     /// An error if a node cannot leave, because ranges that it keeps cannot decide who takes its place.
     pub async fn refuse_bound(&self, name: &str) -> Result<()> {
-        let bound = found_twice(|| {
-            async {
-                let mut stuck = self.stuck(&self.expected().await?);
-                stuck.retain(|range| range.members.iter().any(|member| member == name));
-                Ok(stuck)
+        let begun = Instant::now();
+        let bound = loop {
+            let nodes = self.expected().await?;
+            let mut bound = self.stuck(&nodes);
+            bound.retain(|range| range.members.iter().any(|member| member == name));
+            // The agents' reports are not from one moment, and those just started have yet to answer.
+            let starting = nodes.iter().any(|seen| seen.state == NodeState::Starting);
+            let within = if starting { ANSWER_WITHIN } else { LOST_FOR };
+            if bound.is_empty() || begun.elapsed() > within {
+                break bound;
             }
-            .boxed()
-        })
-        .await?;
+            tokio::time::sleep(ASK_EVERY).await;
+        };
         let Some(first) = bound.first() else { return Ok(()) };
         let gone: Vec<&str> = first.gone.iter().map(|gone| gone.name.as_str()).collect();
         let (what, gone) = (of(bound.len() as u64, "range"), gone.join(", "));
         let hint = if bound.iter().any(LostRange::is_for_good) {
-            REPAIR
+            REPAIR.to_owned()
         } else {
-            "`sky-deploy apply` starts what is down; then try again"
+            let back = bound.iter().flat_map(|range| &range.gone);
+            let back: BTreeSet<_> = back.filter_map(|gone| gone.comes_back_by.as_deref()).collect();
+            let back: Vec<_> = back.into_iter().map(|command| format!("`{command}`")).collect();
+            format!("first {}; then try again", back.join(" and "))
         };
         let error = Error::new(format!(
             "{name} cannot leave the ring: of {what} that it keeps a majority does not answer"

@@ -66,6 +66,8 @@ impl Live {
             url: seen.url.clone(),
             provider: provider.clone(),
             state: seen.state,
+            runs: seen.runs,
+            note: seen.note,
             pid: match &seen.handle {
                 Some(Handle::Pid(pid)) => Some(*pid),
                 _ => None,

@@ -13,7 +13,7 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -89,6 +89,7 @@ impl fmt::Display for Holder {
 pub struct Lock {
     /// Held for its lock; dropped last.
     _file: File,
+    path: PathBuf,
     note: PathBuf,
     holder: Holder,
     beat: Option<(Sender<()>, JoinHandle<()>)>,
@@ -169,7 +170,7 @@ fn take_on(shared: bool, folder: &Path, ring: &str, name: &str, command: &str) -
         }
         Ok(()) => {}
     }
-    let mut lock = Lock { _file: file, note, holder, beat: None };
+    let mut lock = Lock { _file: file, path, note, holder, beat: None };
     if shared {
         std::thread::sleep(SETTLES);
         match read_json(&lock.note)? {
@@ -183,6 +184,22 @@ fn take_on(shared: bool, folder: &Path, ring: &str, name: &str, command: &str) -
 }
 
 impl Lock {
+    /// Whether this is a file of the lock itself.
+    pub(crate) fn owns(&self, path: &Path) -> bool {
+        path == self.path || path == self.note
+    }
+
+    /// Gives the lock up, and its files with it.
+    pub(crate) fn remove(self) -> Result<()> {
+        // Still held: whoever opens the file before it goes is refused, or sees that it is another one.
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(Error::caused(format!("cannot remove {}", self.path.display()), &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Gives signs of life until it is told to stop.
     fn beats(&self, ring: &str) -> (Sender<()>, JoinHandle<()>) {
         let (stop, stopped) = mpsc::channel();
@@ -214,7 +231,7 @@ impl Drop for Lock {
             drop(stop);
             let _ = beats.join();
         }
-        // Gone already if the ring was destroyed; a note that stays is known to be of nobody who lives.
+        // Another's if this one was taken for dead; a note that stays is known to be of nobody who lives.
         if matches!(read_json::<Holder>(&self.note), Ok(Some(holder)) if holder == self.holder) {
             let _ = std::fs::remove_file(&self.note);
         }

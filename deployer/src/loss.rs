@@ -147,24 +147,36 @@ fn name_of(peer: &Peer, nodes: &[Sighting]) -> String {
     at.map_or_else(|| format!("{:?} ({})", peer.node, peer.address), |seen| seen.node.name.clone())
 }
 
+/// The nodes that do not answer and may come back with what they hold, which nobody else may know of.
+pub(crate) fn silent(nodes: &[Sighting]) -> Vec<Gone> {
+    let silent = nodes.iter().filter(|seen| seen.view.is_none()).map(|seen| {
+        let (fate, comes_back_by) = fate(seen);
+        Gone { name: seen.node.name.clone(), fate: fate.to_owned(), silent_ms: None, comes_back_by }
+    });
+    silent.filter(|gone| gone.comes_back_by.is_some()).collect()
+}
+
 fn gone(peer: &Peer, nodes: &[Sighting]) -> Gone {
     let name = name_of(peer, nodes);
     let at = nodes.iter().find(|seen| seen.node.id == peer.node.position);
-    let (fate, comes_back_by) = match at.map(|seen| (seen.state, seen.view.is_some(), &seen.handle))
-    {
-        None => ("it is not a node of the ring any more", None),
-        Some((_, true, _)) => ("it began anew without its data", None),
-        Some((NodeState::Missing, ..)) => ("neither it nor its data is there", None),
-        Some((NodeState::Paused, ..)) => ("it is paused", Some("unpause")),
-        Some((NodeState::Starting, ..)) => ("it is starting", Some("restart")),
-        Some((_, _, None)) => ("it does not run, and its data is there", Some("start")),
-        Some((_, _, Some(_))) => ("it runs and does not answer", Some("restart")),
-    };
+    let (fate, comes_back_by) = at.map_or(("it is not a node of the ring any more", None), fate);
     let heard = nodes.iter().filter_map(|seen| seen.view.as_ref()).flat_map(|view| &view.members);
     let heard = heard.filter(|member| member.peer.node == peer.node);
     let silent_ms = heard.filter_map(|member| member.heard_ms.or(member.suspected_ms)).min();
-    let comes_back_by = comes_back_by.map(|verb| format!("sky-deploy {verb} {name}"));
     Gone { name, fate: fate.to_owned(), silent_ms, comes_back_by }
+}
+
+/// What became of a node that is not the one it was or does not answer, and what may bring it back.
+fn fate(seen: &Sighting) -> (&'static str, Option<String>) {
+    let (fate, verb) = match seen.state {
+        _ if seen.view.is_some() => return ("it began anew without its data", None),
+        NodeState::Missing => return ("neither it nor its data is there", None),
+        NodeState::Paused => ("it is paused", "unpause"),
+        NodeState::Starting => ("it is starting", "restart"),
+        _ if seen.runs => ("it runs and does not answer", "restart"),
+        _ => ("it does not run, and its data is there", "start"),
+    };
+    (fate, Some(format!("sky-deploy {verb} {}", seen.node.name)))
 }
 
 #[cfg(test)]
@@ -214,8 +226,7 @@ mod tests {
             keys: KeyCount::default(),
             load: Load::default(),
         };
-        let handle = Some(Handle::Pid(1));
-        Sighting { state: NodeState::Up, handle, view: Some(view), ..down(position) }
+        Sighting { state: NodeState::Up, runs: true, view: Some(view), ..down(position) }
     }
 
     fn down(position: u64) -> Sighting {
@@ -226,7 +237,9 @@ mod tests {
             port: 1,
             zone: None,
         };
-        Sighting { state: NodeState::Down, ..Sighting::missing(node) }
+        // A container has its handle also while it does not run.
+        let handle = Some(Handle::Container("c".to_owned()));
+        Sighting { state: NodeState::Down, handle, ..Sighting::missing(node) }
     }
 
     #[test]
@@ -287,6 +300,21 @@ mod tests {
         let (lost, _) = judge(&nodes(true));
         let names: Vec<&str> = lost[0].gone.iter().map(|gone| gone.name.as_str()).collect();
         assert_eq!((lost[0].survivors.len(), names.len()), (3, 2));
+    }
+
+    #[test]
+    fn whoever_does_not_answer_may_have_what_nobody_reports() {
+        let mut hangs = down(2);
+        hangs.runs = true;
+        let mut paused = down(4);
+        paused.state = NodeState::Paused;
+        let mut missing = down(5);
+        missing.state = NodeState::Missing;
+        let nodes = [up(1, Vec::new()), hangs, down(3), paused, missing];
+        let found: Vec<_> =
+            silent(&nodes).into_iter().map(|gone| gone.comes_back_by.unwrap()).collect();
+        let wanted = ["restart n2", "start n3", "unpause n4"].map(|it| format!("sky-deploy {it}"));
+        assert_eq!(found, wanted);
     }
 
     #[test]

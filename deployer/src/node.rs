@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sky_chord::Id;
@@ -76,12 +77,7 @@ impl Told {
             LogFormat::Text => "text",
             LogFormat::Json => "json",
         };
-        let repair_after = match parse_duration(&agent.repair_after) {
-            Some(time) => time.as_secs(),
-            // Machines of a cloud take longer to come back than processes.
-            None if node.host.is_some_and(|host| !host.is_loopback()) => 120,
-            None => 10,
-        };
+        let repair_after = repair_after(agent, node).as_secs();
         let values = [log.to_owned(), repair_after.to_string(), agent.max_value_bytes.to_string()];
         Self(Self::FLAGS.map(str::to_owned).into_iter().zip(values).collect())
     }
@@ -91,6 +87,14 @@ impl Told {
         let pairs = arguments.windows(2).filter(|pair| Self::FLAGS.contains(&pair[0].as_str()));
         Self(pairs.map(|pair| (pair[0].clone(), pair[1].clone())).collect())
     }
+}
+
+/// How long a node may be down before its data is copied to another.
+pub fn repair_after(agent: &Agent, node: &NodeSpec) -> Duration {
+    // Machines of a cloud take longer to come back than processes.
+    let in_a_cloud = node.host.is_some_and(|host| !host.is_loopback());
+    let usual = Duration::from_secs(if in_a_cloud { 120 } else { 10 });
+    parse_duration(&agent.repair_after).unwrap_or(usual)
 }
 
 impl Launch {

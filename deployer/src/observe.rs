@@ -21,6 +21,8 @@ pub struct Sighting {
     pub state: NodeState,
     /// How the provider calls it.
     pub handle: Option<Handle>,
+    /// Whether it runs, as the provider sees it: a container or a server has a handle even when it does not.
+    pub runs: bool,
     /// What it reports; none if it does not answer.
     pub view: Option<View>,
     /// The data that it brings to members of ranges, and brought a moment ago.
@@ -54,11 +56,15 @@ impl Sighting {
                 Phase::Leaving | Phase::Drained => NodeState::Draining,
             },
         };
+        let runs = matches!(machine.state, MachineState::Running { .. });
         let Machine { node, handle, url, note, .. } = machine;
         let full = view.as_ref().is_some_and(|view| view.load.disk_full);
-        let note =
-            note.or_else(|| full.then(|| "its disk is full: it stores nothing new".to_owned()));
-        Self { node, state, handle, view, transfers, url, note }
+        let own = match state {
+            NodeState::Down if runs => Some("it runs and does not answer"),
+            _ => full.then_some("its disk is full: it stores nothing new"),
+        };
+        let note = note.or_else(|| own.map(str::to_owned));
+        Self { node, state, handle, runs, view, transfers, url, note }
     }
 
     /// Whether it has handed over everything and is no member any more.
@@ -79,7 +85,8 @@ impl Sighting {
     /// A node that is wanted and not there.
     pub fn missing(node: NodeSpec) -> Self {
         let (url, state) = (node.url(), NodeState::Missing);
-        Self { url, node, state, handle: None, view: None, transfers: Vec::new(), note: None }
+        let (handle, view, note) = (None, None, None);
+        Self { url, node, state, handle, runs: false, view, transfers: Vec::new(), note }
     }
 }
 
@@ -127,6 +134,9 @@ pub struct NodeReport {
     pub state: NodeState,
     /// Where it lives.
     pub provider: ProviderKind,
+    /// Whether it runs, as the provider sees it.
+    #[serde(skip)]
+    pub runs: bool,
     /// What is to be said of it beyond its state; none if there is nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -145,6 +155,7 @@ impl NodeReport {
             id: sighting.node.id,
             url: sighting.public_url(),
             state: sighting.state,
+            runs: sighting.runs,
             provider,
             note: sighting.note.clone(),
             handle: sighting.handle.clone(),

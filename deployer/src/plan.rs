@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use sky_chord::Id;
+use sky_chord::{Id, RangeView};
 
 use crate::error::{Error, Problem, Result};
 use crate::inventory::{Inventory, NodeEntry, Nodes, ProviderKind, Ring, node_name};
@@ -12,6 +12,7 @@ use crate::node::{LOOPBACK, Launch, NodeSpec};
 use crate::observe::{NodeState, Sighting};
 use crate::outlook::{Outlook, Quota, Resource};
 use crate::placement::{arc_length, arcs, even_position, members, widest_gap, zones};
+use crate::ranges::{gaps, latest};
 
 /// The whole plan for one ring.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -99,6 +100,32 @@ impl Plan {
     pub fn created(&self) -> Vec<NodeSpec> {
         let created = self.steps.iter().filter(|step| matches!(step, Step::Create(_)));
         created.map(|step| step.node().clone()).collect()
+    }
+
+    /// Lets nodes run before they are removed, if the others may lack what they have: who is down hands over
+    /// nothing. Only for a ring that was founded: else no node has data.
+    #[must_use]
+    pub fn with_handovers(mut self, observed: &[Sighting]) -> Self {
+        let views = observed.iter().filter_map(|seen| seen.view.as_ref());
+        let views: Vec<&RangeView> = views.flat_map(|view| &view.ranges).collect();
+        let ranges = latest(&views);
+        let untold = !gaps(ranges.iter().map(|range| (range.lo, range.hi)).collect()).is_empty();
+        let members = || ranges.iter().flat_map(|range| range.members.iter().chain(&range.prev));
+        let is_needed = |id: Id| untold || members().any(|member| member.node.position == id);
+        let is_removal = |step: &Step| matches!(step, Step::Remove(_));
+        let first = self.steps.iter().position(is_removal).unwrap_or(self.steps.len());
+        let removed = self.steps[first..].iter().map(Step::node).filter(|node| is_needed(node.id));
+        let woken = removed.filter_map(|node| {
+            let seen = observed.iter().find(|seen| seen.node.name == node.name)?;
+            match seen.state {
+                NodeState::Down if !seen.runs => Some(Step::Start(node.clone())),
+                NodeState::Paused => Some(Step::Unpause(node.clone())),
+                _ => None,
+            }
+        });
+        let woken: Vec<Step> = woken.collect();
+        self.steps.splice(first..first, woken);
+        self
     }
 
     /// Adds what the provider knows of the plan.
@@ -359,6 +386,8 @@ fn keys_to_move(wanted: &[NodeSpec], observed: &[Sighting], replicas: usize) -> 
 
 #[cfg(test)]
 mod tests {
+    use sky_chord::{KeyCount, Load, NodeId, Peer, Phase, View};
+
     use super::*;
     use crate::node::Handle;
 
@@ -371,6 +400,7 @@ mod tests {
             node: node.clone(),
             state,
             handle: Some(Handle::Pid(1)),
+            runs: true,
             view: None,
             transfers: Vec::new(),
             url: node.url(),
@@ -463,6 +493,70 @@ mod tests {
         assert!(matches!(&plan.steps[..], [Step::Start(_), Step::Unpause(_)]), "{plan:?}");
         assert!(!plan.asks());
         assert!(plan.warnings[0].contains("sky-1 is down"));
+    }
+
+    /// Says that these nodes keep every key.
+    fn told(seen: &Sighting, members: &[Sighting]) -> View {
+        let peer = |seen: &Sighting| Peer {
+            node: NodeId { position: seen.node.id, incarnation: 1 },
+            address: seen.node.address().into(),
+        };
+        let range = RangeView {
+            lo: seen.node.id,
+            hi: seen.node.id,
+            epoch: 1,
+            members: members.iter().map(peer).collect(),
+            prev: Vec::new(),
+            leads: true,
+            unswept: false,
+            lagging: Vec::new(),
+            keys: 0,
+        };
+        View {
+            me: peer(seen),
+            ring: Some("r".to_owned()),
+            phase: Phase::Up,
+            predecessor: None,
+            successors: Vec::new(),
+            fingers: Vec::new(),
+            ranges: vec![range],
+            members: Vec::new(),
+            keys: KeyCount::default(),
+            load: Load::default(),
+        }
+    }
+
+    #[test]
+    fn who_may_have_what_others_lack_runs_before_it_is_removed() {
+        let does = |text: &str, observed: &[Sighting]| -> Vec<String> {
+            let plan = planned(text, observed).with_handovers(observed);
+            let words = plan.steps.iter().map(|step| {
+                let word = format!("{step:?}");
+                format!("{} {}", word.split('(').next().unwrap(), step.node().name)
+            });
+            words.collect()
+        };
+        let mut five = applied("nodes: 5", &[]);
+        for seen in &mut five {
+            (seen.state, seen.runs, seen.handle) = (NodeState::Down, false, None);
+        }
+        let all: Vec<String> = (1..=5).map(|i| format!("Start sky-{i}")).collect();
+        let removals = ["Remove sky-4", "Remove sky-5"].map(str::to_owned);
+        assert_eq!(does("nodes: 3", &five), [&all[..], &removals].concat());
+        // The only one, with another name.
+        let renamed = "nodes: [{name: green}]";
+        let mut one = five[..1].to_vec();
+        assert_eq!(does(renamed, &one), ["Create green", "Start sky-1", "Remove sky-1"]);
+        one[0].state = NodeState::Paused;
+        assert_eq!(does(renamed, &one), ["Create green", "Unpause sky-1", "Remove sky-1"]);
+        // It runs already.
+        (one[0].state, one[0].runs) = (NodeState::Down, true);
+        assert_eq!(does(renamed, &one), ["Create green", "Remove sky-1"]);
+        // Others tell who has the data.
+        (five[0].state, five[0].runs) = (NodeState::Up, true);
+        five[0].view = Some(told(&five[0], &five[..4]));
+        let starts = ["Start sky-2", "Start sky-3", "Start sky-4"].map(str::to_owned);
+        assert_eq!(does("nodes: 3", &five), [&starts[..], &removals].concat());
     }
 
     #[test]

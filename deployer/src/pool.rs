@@ -161,7 +161,7 @@ impl<'a> Pool<'a> {
             return;
         }
         self.looked.set(Instant::now());
-        let Ok(nodes) = self.deployment.observe().await else { return };
+        let Ok(nodes) = self.deployment.look().await else { return };
         let up = nodes.into_iter().filter(|seen| seen.state == NodeState::Up);
         let urls: Vec<String> = up.map(|seen| seen.url).collect();
         if !urls.is_empty() {

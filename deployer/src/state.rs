@@ -189,11 +189,24 @@ impl RingFolder {
         lock::holder(&self.path, "lock")
     }
 
-    /// Removes the folder and everything in it.
-    pub fn remove(&self) -> Result<()> {
-        match std::fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(Error::caused(format!("cannot remove {}", self.path.display()), &error))
+    /// Removes the folder and everything in it, the lock of the ring last.
+    pub fn remove(&self, lock: Lock) -> Result<()> {
+        let failed = |path: &Path| format!("cannot remove {}", path.display());
+        for entry in std::fs::read_dir(&self.path).during(|| failed(&self.path))? {
+            let path = entry.during(|| failed(&self.path))?.path();
+            if !lock.owns(&path) {
+                remove_all(&path).during(|| failed(&path))?;
+            }
+        }
+        // On NFS and the like a file that is removed while it is open keeps a place in its folder, so
+        // that the folder goes after the lock.
+        lock.remove()?;
+        match std::fs::remove_dir(&self.path) {
+            // Not empty: somebody makes the ring anew, now that the lock is free.
+            Err(error)
+                if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) =>
+            {
+                Err(Error::caused(failed(&self.path), &error))
             }
             _ => {
                 // The folder of all rings goes with the last one; it is not empty before.
@@ -225,14 +238,35 @@ fn unwritable(what: String, error: &io::Error) -> Error {
     Error::caused(what, error).hint(hint)
 }
 
+/// Removes a file, or a folder with everything in it; it may be gone already.
+pub(crate) fn remove_all(path: &Path) -> io::Result<()> {
+    let removed = match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    removed.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
 /// Replaces a file at once, readable only by its owner.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, bytes, 0o600)
+}
+
+/// [`write_private`] for a program, which can be run as soon as it is there.
+pub(crate) fn write_program(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, bytes, 0o700)
+}
+
+fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(".new");
     let draft = PathBuf::from(draft);
     let write = || {
+        // What an interrupted command left of it would keep the mode it was made with.
+        let _ = std::fs::remove_file(&draft);
         let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+            OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&draft)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&draft, path)?;
@@ -277,4 +311,33 @@ pub(crate) fn random_hex(bytes: usize) -> Result<String> {
         .and_then(|mut source| source.read_exact(&mut random))
         .during(|| "cannot read random numbers from /dev/urandom")?;
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_program_can_be_run_whatever_an_interrupted_command_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("agent");
+        write_private(&folder.path().join("agent.new"), b"half of it").unwrap();
+        write_program(&program, b"all of it").unwrap();
+        let mode = std::fs::metadata(&program).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert_eq!(std::fs::read(&program).unwrap(), b"all of it");
+    }
+
+    #[test]
+    fn a_folder_goes_together_with_its_lock() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = RingFolder::at(&home.path().join("sky"), "one");
+        let lock = folder.lock("destroy").unwrap();
+        folder.make_secrets(None).unwrap();
+        create_private(&folder.path().join("nodes/one-1/data")).unwrap();
+        folder.remove(lock).unwrap();
+        assert!(!home.path().join("sky").exists());
+    }
 }

@@ -2,11 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
+#[path = "parts/changes.rs"]
+mod changes;
 #[path = "../../agent/tests/support/need.rs"]
 mod need;
+#[path = "parts/terminal.rs"]
+mod terminal;
 
 use std::fs::File;
-use std::io::{BufRead, Read, Write};
+use std::io::BufRead;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -334,56 +338,6 @@ fn a_ring_is_watched_until_ctrl_c() {
     let text = folder.run(&["status", "--watch", "inventory.yaml"]);
     assert!(text.starts_with("exit code: 64\n"), "{text}");
     assert!(text.contains("an inventory stands before `--watch`"), "{text}");
-}
-
-/// The program on a terminal of its own, with 5 rows of 30 columns. `said` decides when Ctrl-C is pressed.
-fn on_a_terminal(folder: &Folder, arguments: &str, said: impl Fn(&str) -> bool) -> (String, i32) {
-    let line = format!("stty rows 5 cols 30 && exec {PROGRAM} {arguments}");
-    let mut terminal = Command::new("script")
-        .args(["-qefc", &line, "/dev/null"])
-        .current_dir(folder.path())
-        .env("XDG_STATE_HOME", folder.path().join("state"))
-        .env("DOCKER_HOST", "unix:///nonexistent")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut keys = terminal.stdin.take().unwrap();
-    let mut screen = terminal.stdout.take().unwrap();
-    let (mut text, mut piece, mut pressed) = (String::new(), [0; 4096], false);
-    loop {
-        let length = screen.read(&mut piece).unwrap();
-        if length == 0 {
-            break;
-        }
-        text.push_str(&String::from_utf8_lossy(&piece[..length]));
-        if !pressed && said(&text) {
-            keys.write_all(b"\x03").unwrap();
-            pressed = true;
-        }
-    }
-    (text, terminal.wait().unwrap().code().unwrap())
-}
-
-#[test]
-fn what_is_watched_fits_the_terminal_and_questions_hear_ctrl_c() {
-    let folder = Folder::new();
-    let found = Command::new("script").arg("--version").output().is_ok();
-    if !need::is_met(found, "`script` of util-linux") {
-        return;
-    }
-    folder.write("inventory.yaml", "nodes: 9\n");
-    let frames = |text: &str| text.matches("\x1b[J").count();
-    let (text, code) = on_a_terminal(&folder, "status --watch 1", |text| frames(text) == 2);
-    assert_eq!(code, 1, "{text}");
-    let second = text.split("\x1b[H").nth(2).unwrap();
-    assert!(second.contains("ring sky is not right") && second.contains("more lines"), "{text}");
-    assert_eq!(second.split("\x1b[J").next().unwrap().matches('\n').count(), 4, "{text}");
-    assert!(second.contains("\x1b[?7h"), "long lines stay cut: {text}");
-
-    folder.write("keys.sky", "");
-    let (text, code) = on_a_terminal(&folder, "backup keys.sky", |text| text.contains("[y/N]"));
-    assert!(code == 1 && text.contains("nothing was done"), "{text}");
 }
 
 #[test]

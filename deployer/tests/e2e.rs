@@ -249,6 +249,11 @@ async fn a_ring_grows_and_shrinks() {
     // One more and one less by name.
     ring.must(&["add"]);
     assert_eq!(ring.nodes().len(), 4);
+    // Of some keys the time is over meanwhile.
+    for i in 0..200 {
+        let put = http.put(format!("{}/kv/brief%2F{i}", three[0].url)).header("ttl", 1 + i % 3);
+        assert!(put.body("soon gone").send().await.unwrap().status().is_success());
+    }
     ring.must(&["remove", "e2e-15300-2", "--yes"]);
     assert_eq!(ring.run(&["plan"]).status.code(), Some(0), "the inventory was not corrected");
     let left = ring.nodes();
@@ -460,6 +465,9 @@ fn processes_run_as_they_were_rendered_and_are_healthy() {
     assert_eq!(json(&["kv", "get", "key", "--json"])["value"]["base64"], "/woA");
     assert_eq!(ring.run(&["kv", "get", "key"]).stdout, b"\xff\n\0");
     assert_eq!(json(&["kv", "delete", "key", "--json"])["status"], 204);
+    // Whatever its characters, a key is one line and does nothing to a terminal.
+    ring.must(&["kv", "put", "a\x1b[2J\nb", "1"]);
+    assert_eq!(ring.must(&["kv", "list"]), "a\\u{1b}[2J\\nb\n");
 
     let stopped = json(&["stop", "e2e-15380-2", "--json"]);
     assert_eq!(stopped["nodes"], serde_json::json!(["e2e-15380-2"]));

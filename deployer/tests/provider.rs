@@ -63,9 +63,17 @@ fn run(work: impl Future<Output = ()>) {
 fn processes() {
     let folder = tempfile::tempdir().unwrap();
     let site = site(&folder, "process");
-    let home = site.folder.clone();
-    run(battery(&Processes::new(site), &launch(15_001)));
-    assert_eq!(std::fs::read_dir(home.path().join("nodes")).unwrap().count(), 0);
+    let nodes = site.folder.path().join("nodes");
+    let provider = Processes::new(site);
+    run(battery(&provider, &launch(15_001)));
+    assert_eq!(std::fs::read_dir(&nodes).unwrap().count(), 0);
+    // What a delete that was killed has left is no node, and goes with the next one.
+    std::fs::create_dir_all(nodes.join(".gone-a/data")).unwrap();
+    run(async {
+        assert_eq!(parts::machine(&provider).await, None);
+        provider.delete("a", false).await.unwrap();
+    });
+    assert_eq!(std::fs::read_dir(&nodes).unwrap().count(), 0);
 }
 
 /// A program that was killed between starting a process and writing it down finds it again.

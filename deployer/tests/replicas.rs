@@ -1,5 +1,5 @@
-//! A ring that keeps five copies, of real processes: it loses two nodes at once, then all of them, grows and
-//! shrinks, while clients check every answer.
+//! Rings of real processes that keep another number of copies than three. With five: it loses two nodes at
+//! once, then all of them, grows and shrinks, while clients check every answer. With one: a node goes.
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 #![expect(clippy::print_stderr, reason = "times are a report, and no condition")]
@@ -9,6 +9,9 @@
 mod ring;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -16,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
-use ring::{HEALED_WITHIN, Ring, urls};
+use ring::{HEALED_WITHIN, Handle, Node, Ring, urls};
+use serde_json::{Value, json};
 
 /// How many clients there are. Each has keys of its own, and so knows the only right answers.
 const CLIENTS: usize = 4;
@@ -164,7 +168,7 @@ fn five_copies_outlive_two_nodes_then_all_and_changes_of_size() {
 
     // Two neighbours at once: reads and writes go on with the three others.
     let (dead, living) = five.split_at(2);
-    dead.iter().for_each(ring::Node::kill);
+    dead.iter().for_each(Node::kill);
     clients.go_on("two killed", urls(living));
     ring.wait_until("two down, and nothing repaired", |status| {
         let nodes = status["nodes"].as_array().unwrap().iter();
@@ -175,7 +179,7 @@ fn five_copies_outlive_two_nodes_then_all_and_changes_of_size() {
     clients.go_on("both back", urls(&five));
 
     // All at once, as in a power cut, amid requests.
-    ring.nodes().iter().for_each(ring::Node::kill);
+    ring.nodes().iter().for_each(Node::kill);
     ring.must(&["apply", "--detach"]);
     clients.go_on("all killed and back", urls(&five));
 
@@ -195,4 +199,78 @@ fn five_copies_outlive_two_nodes_then_all_and_changes_of_size() {
     let requests: usize = clients.iter().map(|client| client.requests).sum();
     let longest = clients.iter().map(|client| client.longest).max().unwrap();
     eprintln!("{requests} requests, and the longest took {longest:?}");
+}
+
+/// What starts an agent once more as it was started, as an engine or a person may do at any time.
+fn once_more(node: &Node) -> Command {
+    let Handle::Pid(pid) = node.handle else { panic!("no process: {node:?}") };
+    let read = |what| std::fs::read(format!("/proc/{pid}/{what}")).unwrap();
+    let (line, environment) = (read("cmdline"), read("environ"));
+    let mut words = line.split(|byte| *byte == 0).map(OsStr::from_bytes);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words.filter(|word| !word.is_empty())).env_clear().stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    for pair in environment.split(|byte| *byte == 0).filter(|pair| !pair.is_empty()) {
+        let at = pair.iter().position(|byte| *byte == b'=').unwrap();
+        command.env(OsStr::from_bytes(&pair[..at]), OsStr::from_bytes(&pair[at + 1..]));
+    }
+    command
+}
+
+fn begin(ring: &Ring, arguments: &[&str]) -> Child {
+    let mut command = ring.command(arguments);
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Nobody else has what a node has not handed over when it falls silent.
+#[tokio::test]
+async fn the_only_copies_are_not_removed_before_another_node_has_them() {
+    const KEYS: usize = 6_000;
+    let mut ring = Ring::new("process", 3, 15_810);
+    ring.replicas = 1;
+    ring.resize(3);
+    ring.must(&["apply", "--detach"]);
+    let nodes = ring.nodes();
+    let (stays, goes) = (&nodes[0], &nodes[1]);
+    let http = reqwest::Client::new();
+    for first in (0..KEYS).step_by(250) {
+        let value = json!({"text": "v"});
+        let puts = (first..first + 250)
+            .map(|key| json!({"op": "put", "key": format!("k{key}"), "value": value}));
+        let batch = json!({"operations": puts.collect::<Vec<_>>()});
+        let answer = http.post(format!("{}/kv:batch", stays.url)).json(&batch).send().await;
+        let answer: Value = answer.unwrap().json().await.unwrap();
+        let results = answer["results"].as_array().unwrap();
+        assert!(results.iter().all(|result| result["status"] == 201), "{answer}");
+    }
+
+    let mut again = once_more(goes);
+    let mut remove = begin(&ring, &["remove", &goes.name, "--yes"]);
+    loop {
+        let report = http.get(format!("{}/ring", goes.url)).send().await.unwrap();
+        let report: Value = report.json().await.unwrap();
+        match report["phase"].as_str() {
+            Some("leaving") => break,
+            Some("up") => tokio::time::sleep(Duration::from_millis(5)).await,
+            _ => panic!("{report}"),
+        }
+    }
+    goes.kill();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(remove.try_wait().unwrap().is_none(), "what it has not handed over is not there");
+    let mut back = again.spawn().unwrap();
+    let removed = remove.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&removed.stderr);
+    assert!(removed.status.success(), "{errors}");
+    back.wait().unwrap();
+    assert_eq!(ring.must(&["kv", "list"]).lines().count(), KEYS);
+
+    // Neither are those of the last node, which is down.
+    ring.must(&["remove", &nodes[2].name, "--yes"]);
+    ring.must(&["stop", &stays.name]);
+    let refused = ring.run(&["remove", &stays.name, "--yes"]);
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && errors.contains("is the last node"), "{errors}");
+    ring.must(&["start", &stays.name]);
+    assert_eq!(ring.must(&["kv", "list"]).lines().count(), KEYS);
 }

@@ -32,14 +32,14 @@ pub(super) async fn run(context: &Context<'_>, path: &Path) -> Result<ExitCode> 
     }
     let secrets = deployment.provider.recall().await?.ok_or_else(|| {
         Error::new(format!("no node of {ring} tells its secrets to this machine")).hint(
-            "start a node, or bring back the ssh key of the ring (`openstack.ssh_key`); without it \
-             `sky-deploy destroy` still works",
+            "start a node with the tools of its cloud or engine, or bring back the ssh key of the ring \
+             (`openstack.ssh_key`); without it `sky-deploy destroy` still works",
         )
     })?;
     let client = Client::new(Some(secrets.token.clone()))?;
     let ring_id = member(&deployment, &client).await?.ok_or_else(|| {
         Error::new(format!("no agent of {ring} answers as a member of a ring"))
-            .hint("start the nodes first, then adopt again")
+            .hint("start the nodes with the tools of their cloud or engine, then adopt again")
     })?;
     let _lock = folder.lock("adopt")?;
     folder.keep_secrets(&secrets)?;

@@ -85,21 +85,23 @@ pub(super) async fn run(context: &Context<'_>, args: &BackupArgs) -> Result<Exit
             deployment.folder.create()?;
             let file = deployment.folder.path().join("upload");
             let draft = deployment.folder.path().join("upload.partial");
-            interruptible_with(goes_on(&draft), async {
-                let begun = Instant::now();
-                let trailer =
-                    to_file(context, &deployment, &draft, &file, args.without_lost).await?;
+            let begun = Instant::now();
+            let reading = to_file(context, &deployment, &draft, &file, args.without_lost);
+            let trailer = interruptible_with(goes_on(&draft), reading).await?;
+            let kept = format!(
+                "the backup is kept in {}; the same command again makes a new one",
+                file.display()
+            );
+            interruptible_with(kept.clone(), async {
                 context.printer.passing(format_args!("sending the backup to {place}"));
                 upload(&file, &place, url).await.map_err(|error| {
                     let hint = error.problems.first().and_then(|problem| problem.hint.clone());
-                    let kept = format!("the backup is kept in {}", file.display());
                     error.hint(hint.map_or(kept.clone(), |hint| format!("{hint}; {kept}")))
-                })?;
-                std::fs::remove_file(&file)
-                    .during(|| format!("cannot remove {}", file.display()))?;
-                summary(context, &deployment, &place, &trailer, begun)
+                })
             })
             .await?;
+            std::fs::remove_file(&file).during(|| format!("cannot remove {}", file.display()))?;
+            summary(context, &deployment, &place, &trailer, begun)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -48,8 +48,15 @@ async fn compare_all(context: &Context<'_>, args: &CheckArgs) -> Result<ExitCode
                 range.lo, range.hi, range.reason
             ));
         }
+        for key in &report.busy_keys {
+            let key = key.escape_debug();
+            printer.data(format_args!("could not be compared: `{key}`: written at every look"));
+        }
         if report.busy > 0 {
-            printer.say(format_args!("{} keys were written at every look", count(report.busy)));
+            let busy = of(report.busy, "key");
+            printer.hint(format_args!(
+                "of {busy} no moment was found without a write: `--patience SECONDS` gives it more time"
+            ));
         }
         let mark = if report.clean { Mark::Done } else { Mark::Failed };
         let alike = if report.clean { ": all alike" } else { "" };

@@ -8,8 +8,10 @@ use futures_util::stream::{self, StreamExt};
 use serde::Serialize;
 
 use super::Context;
+use crate::amount::of;
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
+use crate::node::Machine;
 use crate::timing::Progress;
 
 /// How many nodes are removed at once.
@@ -28,8 +30,8 @@ pub(super) async fn run(context: &Context<'_>, path: &Path, keep_data: bool) -> 
     let printer = context.printer;
     let progress = Progress::new(printer);
     let ring = &deployment.inventory.ring.name;
-    let nodes = deployment.provider.observe().await?;
-    let nothing = nodes.is_empty() && !deployment.folder.path().exists();
+    let asked = deployment.provider.observe().await?;
+    let nothing = asked.is_empty() && !deployment.folder.path().exists();
     // An interrupted apply may have made what nodes share, and no node yet.
     if nothing && deployment.provider.leftovers().await?.is_empty() {
         printer.say(format_args!("there is no ring {ring}"));
@@ -37,10 +39,17 @@ pub(super) async fn run(context: &Context<'_>, path: &Path, keep_data: bool) -> 
         return Ok(ExitCode::SUCCESS);
     }
     let fate = if keep_data { "keep their data" } else { "delete all their data" };
-    context
-        .confirm(&format!("Remove the {} nodes of the ring {ring} and {fate}?", nodes.len()))
-        .await?;
-    let _lock = deployment.folder.lock("destroy")?;
+    let all = of(asked.len() as u64, "node");
+    context.confirm(&format!("Remove the {all} of the ring {ring} and {fate}?")).await?;
+    let lock = deployment.folder.lock("destroy")?;
+    // While the question stood, an apply elsewhere may have made nodes.
+    let nodes = deployment.provider.observe().await?;
+    let new = not_among(&nodes, &asked);
+    if !new.is_empty() {
+        let (new, all) = (new.join(", "), of(nodes.len() as u64, "node"));
+        let question = format!("Meanwhile {ring} has got {new}. Remove {all} in all and {fate}?");
+        context.confirm(&question).await?;
+    }
     let results = stream::iter(&nodes).map(|machine| {
         let deployment = &deployment;
         let progress = &progress;
@@ -73,11 +82,17 @@ pub(super) async fn run(context: &Context<'_>, path: &Path, keep_data: bool) -> 
     } else {
         let begun = Instant::now();
         deployment.provider.clear().await?;
-        deployment.folder.remove()?;
+        deployment.folder.remove(lock)?;
         progress.quiet(begun, "clear", "what the nodes shared is removed");
         printer.say(format_args!("nothing is left of the ring {ring}"));
     }
     let report = Destroyed { ring, nodes: nodes.len(), kept_data: keep_data };
     context.timed(&progress, "destroy", &report)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The names of the nodes that were not there before.
+fn not_among<'a>(nodes: &'a [Machine], before: &[Machine]) -> Vec<&'a str> {
+    let names = nodes.iter().map(|machine| machine.node.name.as_str());
+    names.filter(|name| before.iter().all(|machine| machine.node.name != *name)).collect()
 }

@@ -136,7 +136,8 @@ async fn list(context: &Context<'_>, inventory: &Path, prefix: &str) -> Result<(
             entries.extend(page.keys);
         } else {
             for entry in page.keys {
-                context.printer.data(entry.key);
+                // A key with control characters must not act on the terminal, nor be two lines.
+                context.printer.data(entry.key.escape_debug());
             }
         }
         cursor = page.cursor;

@@ -156,7 +156,10 @@ async fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::List => list::run(context).await,
-        Command::Add(target) => interruptible(scale::add(context, &target.inventory)).await,
+        Command::Add(target) => {
+            let hint = scale::GO_ON.to_owned();
+            interruptible_with(hint, scale::add(context, &target.inventory)).await
+        }
         Command::Remove(target) => interruptible(scale::remove(context, &target)).await,
         Command::Drain(target) => interruptible(node::run(context, Verb::Drain, &target)).await,
         Command::Pause(target) => node::run(context, Verb::Pause, &target).await,

@@ -88,6 +88,8 @@ pub(crate) async fn carry_out(
             format!("{name} is started at {}", seen.public_url())
         }
         Verb::Restart => {
+            // What may not be started is not stopped either.
+            deployment.refuse_changed()?;
             provider.stop(name).await?;
             let seen = deployment.find(name).await?;
             start(deployment, &seen).await?;

@@ -33,12 +33,13 @@ pub(super) async fn run(
 
 /// The plan for a ring as it is now.
 pub(super) async fn make(deployment: &Deployment, preflight: Preflight) -> Result<Plan> {
-    if let Some(record) = deployment.folder.record()? {
-        record.agrees_with(&deployment.inventory.ring)?;
-    }
+    deployment.refuse_changed()?;
     let observed = deployment.observe().await?;
     let kind = deployment.provider.kind();
     let mut plan = crate::plan::plan(&deployment.inventory, kind, &deployment.why, &observed)?;
+    if deployment.folder.record()?.is_some_and(|record| record.founded) {
+        plan = plan.with_handovers(&observed);
+    }
     // In a cloud every server would have to be logged in to.
     if kind != ProviderKind::Openstack {
         plan.warnings.extend(told_otherwise(&deployment.provider.told_otherwise().await?));

@@ -20,7 +20,7 @@ use crate::amount::{count, now, of};
 use crate::cli::RepairArgs;
 use crate::deployment::Deployment;
 use crate::error::{During, Error, Problem, Result};
-use crate::loss::{self, LostRange, Survivor};
+use crate::loss::{self, Gone, LostRange, Survivor};
 use crate::machine;
 use crate::printer::{Mark, Printer};
 
@@ -62,7 +62,7 @@ async fn repair(context: &Context<'_>, args: &RepairArgs) -> Result<ExitCode> {
     let printer = context.printer;
     let ring = &deployment.inventory.ring.name;
     deployment.agents().await?;
-    let (lost, nobody_left) = look(&deployment, printer).await?;
+    let Found { lost, nobody_left, silent } = look(&deployment, printer).await?;
     if lost.is_empty() && nobody_left.is_empty() {
         printer.step(Mark::Done, format_args!("every range of {ring} has a majority that answers"));
         if context.json {
@@ -73,9 +73,9 @@ async fn repair(context: &Context<'_>, args: &RepairArgs) -> Result<ExitCode> {
     if !context.json {
         show(printer, &lost, &nobody_left);
     }
-    refuse_what_may_come_back(&lost)?;
+    refuse_what_may_come_back(gone_of(&lost))?;
     if lost.is_empty() {
-        return Err(beyond_repair(&nobody_left));
+        return Err(beyond_repair(&nobody_left, &silent));
     }
     if !args.accept_loss {
         if context.json {
@@ -106,9 +106,25 @@ async fn repair(context: &Context<'_>, args: &RepairArgs) -> Result<ExitCode> {
         let (lost, nobody_left) = (&[], &nobody_left[..]);
         context.json(&Report { ring, lost, nobody_left, repaired: &repaired })?;
     }
+    let (still_lost, _) = loss::judge(&deployment.expected().await?);
+    Error::of(failures(&repaired, &still_lost)).map_or(Ok(()), Err)?;
+    wait(&deployment, printer).await?;
+    printer.say(format_args!(
+        "`sky-deploy apply` makes the nodes that are gone anew, `sky-deploy check` compares the copies"
+    ));
+    if nobody_left.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(beyond_repair(&nobody_left, &silent))
+}
+
+/// The ranges that could not be repaired: the last answer was no, and they are `still_lost`. An answer may
+/// be that something else had to be finished first, and that may be all that a range needed.
+fn failures(repaired: &[Repaired], still_lost: &[LostRange]) -> Vec<Problem> {
     let latest: BTreeMap<Id, &Repaired> = repaired.iter().map(|it| (it.range.hi, it)).collect();
-    let failed: Vec<Problem> = latest
+    latest
         .values()
+        .filter(|done| still_lost.iter().any(|range| range.hi == done.range.hi))
         .filter_map(|done| Some((&done.range, done.outcome.as_ref().err()?)))
         .map(|(range, reason)| {
             let mut problem = Problem::new(format!("{} could not be repaired", named(range)));
@@ -116,16 +132,14 @@ async fn repair(context: &Context<'_>, args: &RepairArgs) -> Result<ExitCode> {
             problem.hint = Some("the same command again tries it again".to_owned());
             problem
         })
-        .collect();
-    Error::of(failed).map_or(Ok(()), Err)?;
-    wait(&deployment, printer).await?;
-    printer.say(format_args!(
-        "`sky-deploy apply` makes the nodes that are gone anew, `sky-deploy check` compares the copies"
-    ));
-    if nobody_left.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(beyond_repair(&nobody_left)) }
+        .collect()
 }
 
-fn beyond_repair(nobody_left: &[(Id, Id)]) -> Error {
+fn beyond_repair(nobody_left: &[(Id, Id)], silent: &[Gone]) -> Error {
+    // What nobody who answers has kept may be with these.
+    if let Err(error) = refuse_what_may_come_back(silent) {
+        return error;
+    }
     let what = of(nobody_left.len() as u64, "range");
     Error::new(format!("there is nothing left to repair {what} from"))
         .hint(
@@ -134,18 +148,25 @@ fn beyond_repair(nobody_left: &[(Id, Id)]) -> Error {
         )
 }
 
+/// What is wrong with a ring.
+struct Found {
+    lost: Vec<LostRange>,
+    /// The arcs that nobody who answers has kept.
+    nobody_left: Vec<(Id, Id)>,
+    /// Who does not answer and may come back.
+    silent: Vec<Gone>,
+}
+
 /// What is stuck, after the silent had some time to answer.
-async fn look(
-    deployment: &Deployment,
-    printer: &Printer,
-) -> Result<(Vec<LostRange>, Vec<(Id, Id)>)> {
+async fn look(deployment: &Deployment, printer: &Printer) -> Result<Found> {
     let begun = Instant::now();
     loop {
-        let found = loss::judge(&deployment.expected().await?);
-        let is_well = found.0.is_empty() && found.1.is_empty();
+        let nodes = deployment.expected().await?;
+        let (lost, nobody_left) = loss::judge(&nodes);
+        let is_well = lost.is_empty() && nobody_left.is_empty();
         if is_well || begun.elapsed() > SILENT_FOR {
             printer.clear();
-            return Ok(found);
+            return Ok(Found { lost, nobody_left, silent: loss::silent(&nodes) });
         }
         printer.passing("asking again those who do not answer");
         tokio::time::sleep(ASK_EVERY).await;
@@ -180,9 +201,13 @@ fn show(printer: &Printer, lost: &[LostRange], nobody_left: &[(Id, Id)]) {
     }
 }
 
-fn refuse_what_may_come_back(lost: &[LostRange]) -> Result<()> {
-    let gone = lost.iter().flat_map(|range| &range.gone);
+fn gone_of(lost: &[LostRange]) -> impl Iterator<Item = &Gone> {
+    lost.iter().flat_map(|range| &range.gone)
+}
+
+fn refuse_what_may_come_back<'a>(gone: impl IntoIterator<Item = &'a Gone>) -> Result<()> {
     let mut back: Vec<(&str, &str, &str)> = gone
+        .into_iter()
         .filter_map(|gone| Some((&*gone.name, &*gone.fate, gone.comes_back_by.as_deref()?)))
         .collect();
     back.sort_unstable();
@@ -215,7 +240,7 @@ async fn force_all(
         }
         tokio::time::sleep(ASK_EVERY).await;
         lost = loss::judge(&deployment.expected().await?).0;
-        refuse_what_may_come_back(&lost)?;
+        refuse_what_may_come_back(gone_of(&lost))?;
     }
     Ok(repaired)
 }
@@ -287,5 +312,26 @@ async fn wait(deployment: &Deployment, printer: &Printer) -> Result<()> {
         }
         printer.passing(format_args!("{} ranges have no majority yet", lost.len()));
         tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lost(hi: u64) -> LostRange {
+        let (lo, hi, epoch) = (Id::small(0), Id::small(hi), 1);
+        let (members, survivors, gone) = (Vec::new(), Vec::new(), Vec::new());
+        LostRange { lo, hi, epoch, members, survivors, gone }
+    }
+
+    #[test]
+    fn a_range_that_is_well_in_the_end_was_repaired_whatever_was_answered() {
+        let tried = |hi, outcome| Repaired { at: 1, by: "me".to_owned(), range: lost(hi), outcome };
+        let no = || Err("a change that was under way is done".to_owned());
+        let repaired = [tried(3, no()), tried(5, no()), tried(5, no())];
+        let [problem] = failures(&repaired, &[lost(5), lost(7)]).try_into().unwrap();
+        assert_eq!(problem.what, format!("{} could not be repaired", named(&lost(5))));
+        assert!(failures(&repaired, &[]).is_empty());
     }
 }

@@ -117,12 +117,15 @@ pub(super) async fn run(context: &Context<'_>, args: &RestoreArgs) -> Result<Exi
         return Err(Error::new("what comes through a pipe cannot be verified")
             .hint("restore from a file, or verify by comparing the contents of two backups"));
     }
-    let hint = "what is stored stays; the same command again goes on from there".to_owned();
+    let hint = match place.can_be_read_again() {
+        true => "what is stored stays; the same command again goes on from there",
+        false => "what is stored stays; send the backup again, with --skip-existing or --overwrite",
+    };
     let work = async {
         let deployment = Deployment::open(&args.target.inventory).await?;
         restore(context, args, &place, &deployment).await
     };
-    interruptible_with(hint, work).await
+    interruptible_with(hint.to_owned(), work).await
 }
 
 async fn restore(
@@ -158,8 +161,8 @@ async fn restore(
     let ring_id = pool.ring().await?;
     let kept: Option<Kept> = read_json(&kept_at)?;
     let begun_before = kept.zip(contents.as_ref()).map(|(kept, contents)| {
-        let same = Kept { blocks: kept.blocks, ..Kept::new(&contents.header, &ring_id, existing) };
-        if kept == same { kept.blocks } else { 0 }
+        let new = Kept::new(&contents.header, &ring_id, existing);
+        kept.done(new, contents.holds.blocks, args.verify)
     });
     let done = begun_before.unwrap_or_default();
     if done == 0 && existing == Existing::Refuse && !is_empty(&pool).await? {
@@ -185,8 +188,7 @@ async fn restore(
     let begun = Instant::now();
     let counts = Counts::default();
     let job = Job { pool: &pool, existing, counts: &counts, printer, ring_id, kept_at };
-    let of = contents.as_ref().map(|contents| contents.holds.keys);
-    job.store(place, contents.as_ref().is_some_and(|it| it.damage.is_some()), done, of).await?;
+    job.store(Blocks::open(place, contents.as_ref()).await?, done).await?;
     let mut said = format!("{} stored in {ring}", amount::of(counts.stored.get(), "key"));
     for (number, what) in [
         (&counts.present, "had their value"),
@@ -207,13 +209,12 @@ async fn restore(
         ));
     }
     let verified = match args.verify {
-        true => {
-            let cut = contents.as_ref().is_some_and(|contents| contents.damage.is_some());
-            Some(job.verify(place, cut, of).await?)
+        true => Some(job.verify(Blocks::open(place, contents.as_ref()).await?).await?),
+        false => {
+            job.forget()?;
+            None
         }
-        false => None,
     };
-    job.forget()?;
     if context.json {
         let seconds = begun.elapsed().as_secs_f64();
         let from = place.to_string();
@@ -285,6 +286,14 @@ impl Kept {
     fn new(header: &Header, ring: &str, existing: Existing) -> Self {
         Self { backup: header.id.clone(), ring: ring.to_owned(), existing, blocks: 0 }
     }
+
+    /// How many of the blocks, `of` in all, a `new` restore need not store again. Where all were stored, only
+    /// a verification goes on: nobody else would find out what became of them since.
+    fn done(self, new: Self, of: u64, verifies: bool) -> u64 {
+        let blocks = self.blocks;
+        let is_same = self == Self { blocks, ..new };
+        if is_same && (blocks < of || verifies) { blocks } else { 0 }
+    }
 }
 
 /// Which of the blocks under way are done, and how many of the first ones all are.
@@ -313,9 +322,9 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Stores all blocks but the first `done`. Of a backup that is known to be `cut`, what is there.
-    async fn store(&self, place: &Place, cut: bool, done: u64, of: Option<u64>) -> Result<()> {
-        let blocks = Blocks::open(place, cut).await?;
+    /// Stores all blocks but the first `done`.
+    async fn store(&self, blocks: Blocks, done: u64) -> Result<()> {
+        let of = blocks.keys;
         let mut kept = Kept::new(&blocks.header, &self.ring_id, self.existing);
         let mut watermark = Watermark { all_before: done, ..Watermark::default() };
         let (begun, mut shown) = (Instant::now(), Instant::now());
@@ -394,8 +403,8 @@ impl Job<'_> {
     }
 
     /// Reads everything back. Returns how many keys are as in the backup; an error if some are not.
-    async fn verify(&self, place: &Place, cut: bool, of: Option<u64>) -> Result<u64> {
-        let blocks = Blocks::open(place, cut).await?;
+    async fn verify(&self, blocks: Blocks) -> Result<u64> {
+        let of = blocks.keys;
         let (right, missing, other) = (Cell::new(0), Cell::new(0), Cell::new(0));
         let counts = Counts::default();
         let check = |entry: Entry| {
@@ -429,6 +438,8 @@ impl Job<'_> {
             }
         }
         self.printer.clear();
+        // Whatever comes of it: what is not as it should be has to be stored again.
+        self.forget()?;
         let (right, missing, other) = (right.get(), missing.get(), other.get());
         if missing == 0 && (other == 0 || self.existing == Existing::Skip) {
             let kept =
@@ -461,20 +472,32 @@ struct Blocks {
     feed: Feed,
     header: Header,
     place: String,
-    /// Whether the backup is known to end too early.
+    /// How many keys they have in all, if that is known.
+    keys: Option<u64>,
+    /// Whether the backup is known to end too early. Then what is there is all.
     cut: bool,
     number: u64,
 }
 
 impl Blocks {
-    async fn open(place: &Place, cut: bool) -> Result<Self> {
+    /// Begins to read a backup, which must be the one that was looked through, if any was.
+    async fn open(place: &Place, contents: Option<&Contents>) -> Result<Self> {
         let mut feed = Feed::start(place.read().await?);
         let place = place.to_string();
-        match feed.next().await {
-            Ok(Some(Part::Header(header))) => Ok(Self { feed, header, place, cut, number: 0 }),
-            Ok(_) => Err(Error::new(format!("cannot restore {place}: it has no header"))),
-            Err(damage) => Err(Error::caused(format!("cannot restore {place}"), &damage)),
+        let header = match feed.next().await {
+            Ok(Some(Part::Header(header))) => header,
+            Ok(_) => return Err(Error::new(format!("cannot restore {place}: it has no header"))),
+            Err(damage) => return Err(Error::caused(format!("cannot restore {place}"), &damage)),
+        };
+        if contents.is_some_and(|contents| contents.header != header) {
+            let what = format!("cannot restore {place}: it is another backup than a moment ago");
+            return Err(
+                Error::new(what).hint("the same command again checks and restores that one")
+            );
         }
+        let keys = contents.map(|contents| contents.holds.keys);
+        let cut = contents.is_some_and(|contents| contents.damage.is_some());
+        Ok(Self { feed, header, place, keys, cut, number: 0 })
     }
 
     fn stream(self) -> impl Stream<Item = Result<(u64, Block)>> {
@@ -498,6 +521,41 @@ impl Blocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backup::{FORMAT, Writer};
+
+    fn header(id: &str) -> Header {
+        let (ring, ring_id, id) = ("r".to_owned(), "0".to_owned(), id.to_owned());
+        Header { format: FORMAT, ring, ring_id, id, begun: 1 }
+    }
+
+    #[test]
+    fn what_was_all_stored_is_stored_again_unless_it_is_only_verified() {
+        let new = |existing| Kept::new(&header("a"), "ring", existing);
+        let kept = |blocks| Kept { blocks, ..new(Existing::Overwrite) };
+        for (blocks, verifies, done) in [(3, false, 3), (3, true, 3), (4, true, 4), (4, false, 0)] {
+            assert_eq!(kept(blocks).done(new(Existing::Overwrite), 4, verifies), done, "{blocks}");
+        }
+        assert_eq!(kept(3).done(new(Existing::Skip), 4, true), 0);
+        assert_eq!(kept(3).done(Kept::new(&header("b"), "ring", Existing::Overwrite), 4, true), 0);
+    }
+
+    #[tokio::test]
+    async fn a_backup_that_was_replaced_since_it_was_looked_through_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::File(folder.path().join("all"));
+        let put = |id: &str| {
+            let writer = Writer::begin(Vec::new(), &header(id)).unwrap();
+            let (bytes, _) = writer.finish(Vec::new()).unwrap();
+            std::fs::write(folder.path().join("all"), bytes).unwrap();
+        };
+        put("a");
+        let contents = look_through(&place, &Printer::from_environment()).await.unwrap();
+        assert!(Blocks::open(&place, Some(&contents)).await.is_ok());
+        put("b");
+        let refused = Blocks::open(&place, Some(&contents)).await.err().unwrap().to_string();
+        assert!(refused.contains("it is another backup than a moment ago"), "{refused}");
+        assert!(Blocks::open(&place, None).await.is_ok());
+    }
 
     #[test]
     fn the_watermark_waits_for_the_slowest_block() {

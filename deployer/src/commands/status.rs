@@ -135,12 +135,18 @@ fn problems(status: &StatusReport) -> Vec<String> {
 fn next(status: &StatusReport) -> Vec<String> {
     let is = |state: NodeState| status.nodes.iter().any(move |node| node.state == state);
     let mut hints = Vec::new();
-    match (is(NodeState::Missing), is(NodeState::Down)) {
+    let down = |runs: bool| {
+        status.nodes.iter().any(move |node| node.state == NodeState::Down && node.runs == runs)
+    };
+    match (is(NodeState::Missing), down(false)) {
         (true, true) => hints
             .push("`sky-deploy apply` makes what is missing and starts what is down, on its data"),
         (true, false) => hints.push("`sky-deploy apply` makes what is missing"),
         (false, true) => hints.push("`sky-deploy apply` starts what is down, on its data"),
         (false, false) => {}
+    }
+    if down(true) {
+        hints.push("`sky-deploy restart NODE` starts anew what runs and does not answer");
     }
     if is(NodeState::Paused) {
         hints.push("`sky-deploy unpause NODE` lets it go on");
@@ -165,4 +171,38 @@ pub(super) fn verdict(
     };
     let first = format!("ring {ring} is {verdict}");
     std::iter::once(first).chain(problems.iter().map(|problem| format!("  {problem}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::ProviderKind;
+    use crate::node::{LOOPBACK, NodeSpec};
+    use crate::observe::{NodeReport, Sighting};
+
+    #[test]
+    fn what_runs_and_does_not_answer_is_not_for_apply() {
+        let hints = |nodes: &[(NodeState, bool)]| {
+            let report = |(state, runs): &(NodeState, bool)| {
+                let (name, id, host) = ("n".to_owned(), sky_chord::Id::MIN, Some(LOOPBACK));
+                let node = Sighting::missing(NodeSpec { name, id, host, port: 1, zone: None });
+                let seen = Sighting { state: *state, runs: *runs, ..node };
+                NodeReport::new(&seen, ProviderKind::Docker)
+            };
+            next(&StatusReport {
+                ring: "r".to_owned(),
+                right: false,
+                replicated: false,
+                problems: Vec::new(),
+                needs_repair: false,
+                nodes: nodes.iter().map(report).collect(),
+            })
+        };
+        let start = "`sky-deploy apply` starts what is down, on its data";
+        let restart = "`sky-deploy restart NODE` starts anew what runs and does not answer";
+        let (stopped, hangs) = ((NodeState::Down, false), (NodeState::Down, true));
+        assert_eq!(hints(&[stopped, (NodeState::Up, true)]), [start]);
+        assert_eq!(hints(&[hangs]), [restart]);
+        assert_eq!(hints(&[hangs, stopped]), [start, restart]);
+    }
 }

@@ -27,6 +27,7 @@ struct Upgraded<'a> {
 pub(super) async fn run(context: &Context<'_>, path: &Path) -> Result<ExitCode> {
     let progress = Progress::new(context.printer);
     let deployment = Deployment::open(path).await?;
+    deployment.refuse_changed()?;
     let ring = &deployment.inventory.ring.name;
     let seen = deployment.observe().await?;
     if seen.is_empty() {

@@ -3,7 +3,7 @@
 //!
 //! Writes go on meanwhile, and members answer at different moments. What differs is therefore looked at
 //! again, some times and with growing pauses; it counts only if a copy that differs from another does not
-//! change any more. A tombstone counts as absent.
+//! change any more. What changed at every look was not compared. A tombstone counts as absent.
 
 mod merge;
 mod ranges;
@@ -42,8 +42,10 @@ pub(crate) struct Report {
     pub(crate) keys: u64,
     /// How many copies of them.
     pub(crate) copies: u64,
-    /// Keys that were written at every look and could not be compared.
+    /// How many keys were written at every look and could not be compared.
     pub(crate) busy: u64,
+    /// These keys, at most some of each range.
+    pub(crate) busy_keys: Vec<String>,
     /// Keys whose copies differ, at most some of each range.
     pub(crate) differences: Vec<Difference>,
     /// Whether a range has more differences than those.
@@ -122,6 +124,7 @@ pub(crate) async fn ring(
             keys: 0,
             copies: 0,
             busy: 0,
+            busy_keys: Vec::new(),
             differences: Vec::new(),
             more: false,
             not_compared,
@@ -134,7 +137,8 @@ pub(crate) async fn ring(
                     report.ranges += 1;
                     report.keys += found.keys;
                     report.copies += found.copies;
-                    report.busy += found.busy;
+                    report.busy += found.busy.len() as u64;
+                    report.busy_keys.extend(found.busy.into_iter().take(TOLD));
                     report.differences.extend(found.differences);
                     report.more |= found.more;
                 }
@@ -142,7 +146,7 @@ pub(crate) async fn ring(
             }
             progress(report.keys);
         }
-        report.clean = report.differences.is_empty() && report.not_compared.is_empty();
+        report.clean = report.is_clean();
         if report.clean || tries == TRIES {
             return Ok(report);
         }
@@ -155,12 +159,19 @@ pub(crate) async fn ring(
     }
 }
 
+impl Report {
+    /// What was not compared is not known to be alike.
+    const fn is_clean(&self) -> bool {
+        self.differences.is_empty() && self.not_compared.is_empty() && self.busy == 0
+    }
+}
+
 /// What was found in one range.
 #[derive(Default)]
 struct Found {
     keys: u64,
     copies: u64,
-    busy: u64,
+    busy: Vec<String>,
     differences: Vec<Difference>,
     more: bool,
 }
@@ -188,7 +199,7 @@ async fn range_copies(
                 let batch = std::mem::take(&mut suspects);
                 let settled = settle::settle(client, &range.members, batch, patience).await;
                 let settled = settled.map_err(not_compared)?;
-                found.busy += settled.busy;
+                found.busy.extend(settled.busy);
                 found.differences.extend(settled.differences);
             }
             if found.differences.len() > TOLD {
@@ -240,6 +251,23 @@ mod tests {
 
     fn copy(version: &str, digest: &str) -> Option<Copy> {
         Some(Copy { version: version.to_owned(), digest: digest.to_owned(), size: 1 })
+    }
+
+    #[test]
+    fn what_was_not_compared_is_not_alike() {
+        let report = |busy| Report {
+            ring: "r".to_owned(),
+            clean: false,
+            ranges: 1,
+            keys: 5,
+            copies: 15,
+            busy,
+            busy_keys: Vec::new(),
+            differences: Vec::new(),
+            more: false,
+            not_compared: Vec::new(),
+        };
+        assert!(report(0).is_clean() && !report(1).is_clean());
     }
 
     #[test]

@@ -22,12 +22,15 @@ const PAUSES: [Duration; 5] = [
 const AT_ONCE: usize = 16;
 /// In how many of the last looks a copy must have been the same to count as not changing.
 const SAME_IN: usize = 3;
+/// How many more looks are spent on keys that were written at every one before, and the pause before each.
+/// Copies of such a key are alike only between two writes.
+const QUICK: (usize, Duration) = (40, Duration::from_millis(10));
 
 /// What became of the keys.
 pub(super) struct Settled {
     pub(super) differences: Vec<Difference>,
     /// Keys that were written at every look.
-    pub(super) busy: u64,
+    pub(super) busy: Vec<String>,
 }
 
 struct Suspect {
@@ -51,13 +54,7 @@ pub(super) async fn settle(
     loop {
         pause = pauses.next().unwrap_or(pause);
         tokio::time::sleep(pause).await;
-        let looked = stream::iter(std::mem::take(&mut suspects)).map(|mut suspect| async {
-            let seen = of_each(members, async |member| held(client, member, &suspect.key).await);
-            suspect.looks.push(seen.await?);
-            Ok::<_, String>(suspect)
-        });
-        let looked: Vec<Suspect> = looked.buffer_unordered(AT_ONCE).try_collect().await?;
-        suspects = looked.into_iter().filter(|suspect| suspect.differs()).collect();
+        suspects = look(client, members, suspects).await?;
         for suspect in &mut suspects {
             let old = suspect.looks.len().saturating_sub(SAME_IN);
             suspect.looks.drain(..old);
@@ -66,7 +63,14 @@ pub(super) async fn settle(
             break;
         }
     }
-    let (stuck, busy): (Vec<_>, Vec<_>) = suspects.into_iter().partition(Suspect::is_stuck);
+    let (stuck, mut busy): (Vec<_>, Vec<_>) = suspects.into_iter().partition(Suspect::is_stuck);
+    for _ in 0..QUICK.0 {
+        if busy.is_empty() {
+            break;
+        }
+        tokio::time::sleep(QUICK.1).await;
+        busy = look(client, members, busy).await?;
+    }
     let mut differences: Vec<Difference> = stuck
         .into_iter()
         .map(|mut suspect| {
@@ -74,7 +78,22 @@ pub(super) async fn settle(
         })
         .collect();
     differences.sort_by(|a, b| a.key.cmp(&b.key));
-    Ok(Settled { differences, busy: busy.len() as u64 })
+    Ok(Settled { differences, busy: busy.into_iter().map(|suspect| suspect.key).collect() })
+}
+
+/// Looks once more at these keys. Returns those whose copies still differ.
+async fn look(
+    client: &Client,
+    members: &[Member],
+    suspects: Vec<Suspect>,
+) -> Result<Vec<Suspect>, String> {
+    let looked = stream::iter(suspects).map(|mut suspect| async {
+        let seen = of_each(members, async |member| held(client, member, &suspect.key).await);
+        suspect.looks.push(seen.await?);
+        Ok::<_, String>(suspect)
+    });
+    let looked: Vec<Suspect> = looked.buffer_unordered(AT_ONCE).try_collect().await?;
+    Ok(looked.into_iter().filter(Suspect::differs).collect())
 }
 
 impl Suspect {

@@ -15,7 +15,8 @@ export const VERBS = {
 /** Which verbs make sense for a node now. */
 export function verbsFor(node) {
   if (!node.expected) return [];
-  return { up: ['pause', 'stop', 'drain'], starting: ['stop'], paused: ['unpause', 'stop'], down: ['start'], draining: ['stop'], missing: [] }[node.state];
+  // One that is down may hang: it has to end before it can start.
+  return { up: ['pause', 'stop', 'drain'], starting: ['stop'], paused: ['unpause', 'stop'], down: [node.runs ? 'stop' : 'start'], draining: ['stop'], missing: [] }[node.state];
 }
 
 /** What the ring loses, or not, while one node is away. */
@@ -113,7 +114,7 @@ export async function act(state, action, name, app) {
   const { label, doing } = action === 'add' ? { label: 'Add', doing: 'Adding' } : VERBS[action];
   const what = action === 'add' ? 'a node' : name;
   const text = EXPLAIN[action](state, node);
-  if (summary(state).tone === 'wrong' && ['pause', 'stop', 'drain'].includes(action)) {
+  if (summary(state).tone === 'wrong' && ['pause', 'stop', 'drain'].includes(action) && node.state !== 'down') {
     text.push(h('p', { class: 'warning' }, 'The ring is not right now. Waiting until it is, is safer.'));
   }
   text.push(h('p', { class: 'command' }, 'The same by command: ', h('code', {}, action === 'add' ? 'sky-deploy add' : `sky-deploy ${action} ${name}`)));

@@ -39,6 +39,10 @@ pub(crate) struct Expected {
     pub(crate) provider: String,
     /// What the provider says of it.
     pub(crate) state: NodeState,
+    /// Whether it runs, as the provider sees it: one that is down may hang.
+    pub(crate) runs: bool,
+    /// What is to be said of it beyond its state, as a clause.
+    pub(crate) note: Option<String>,
     /// Its process, where it is one.
     pub(crate) pid: Option<u32>,
     /// Its container, where it is one.
@@ -85,6 +89,10 @@ pub(crate) struct NodeReport {
     pub(crate) provider: String,
     /// Its state.
     pub(crate) state: NodeState,
+    /// Whether it runs, as the provider sees it.
+    pub(crate) runs: bool,
+    /// What the deployer says of it beyond its state.
+    pub(crate) note: Option<String>,
     /// Its process.
     pub(crate) pid: Option<u32>,
     /// Its container.
@@ -302,6 +310,8 @@ impl Aggregator {
             url: url_of(peer),
             provider: String::new(),
             state: NodeState::Up,
+            runs: true,
+            note: None,
             pid: None,
             container: None,
         });
@@ -398,6 +408,8 @@ impl Aggregator {
             id: node.id,
             url: node.url,
             provider: node.provider,
+            runs: node.runs,
+            note: node.note,
             pid: node.pid,
             container: node.container,
         }
@@ -527,7 +539,10 @@ fn complaint(node: &NodeReport) -> Option<String> {
     let name = &node.name;
     Some(match node.state {
         NodeState::Paused => format!("{name} is paused."),
-        NodeState::Down => format!("{name} is down: its {} has ended.", body_of(node)),
+        NodeState::Down => match &node.note {
+            Some(note) => format!("{name} is down: {note}."),
+            None => format!("{name} is down: its {} has ended.", body_of(node)),
+        },
         NodeState::Missing => format!("{name} is missing: its {} does not exist.", body_of(node)),
         NodeState::Draining if node.phase == Some(Phase::Leaving) => {
             format!("{name} is draining: it hands its data over.")

@@ -21,6 +21,8 @@
  * @property {string} url
  * @property {string} provider empty if it is not in the inventory
  * @property {'starting'|'up'|'paused'|'draining'|'down'|'missing'} state
+ * @property {boolean} runs whether it runs, as its provider sees it: one that is down may hang
+ * @property {?string} note what sky-deploy says of it beyond its state
  * @property {?number} pid
  * @property {?string} container
  * @property {boolean} expected whether it is in the inventory

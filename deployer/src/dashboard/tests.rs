@@ -4,6 +4,7 @@
 mod browser;
 mod many;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
@@ -102,6 +103,8 @@ async fn agent(position: u64, others: &[Peer]) -> Agent {
         url: format!("http://{address}"),
         provider: "process".to_owned(),
         state: NodeState::Up,
+        runs: true,
+        note: None,
         pid: Some(1),
         container: None,
     };
@@ -362,14 +365,22 @@ async fn a_node_that_ends_keeps_its_data_and_a_stranger_is_shown() {
     let Agent { expected, _end: end, .. } = gone;
     end.send(()).unwrap();
     while TcpStream::connect(expected.url.trim_start_matches("http://")).await.is_ok() {}
-    deployer.nodes.lock().unwrap()[1].state = NodeState::Down;
+    let say = |runs: bool, note: Option<&str>| {
+        let node = &mut deployer.nodes.lock().unwrap()[1];
+        (node.state, node.runs, node.note) = (NodeState::Down, runs, note.map(str::to_owned));
+    };
+    say(true, Some("it runs and does not answer"));
+    let hangs = aggregator.round().await;
+    assert!(hangs.nodes[1].runs, "it can be stopped");
+    assert_eq!(hangs.verdict.problems[0], "n2 is down: it runs and does not answer.");
+    say(false, None);
     let state = aggregator.round().await;
     let names: Vec<&str> = state.nodes.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(names, ["n1", "n2", address.as_str()]);
     assert!(!state.nodes[1].answering && state.nodes[1].age_ms.is_some());
     assert!(state.nodes[2].answering && !state.nodes[2].expected);
     assert!(!state.verdict.right);
-    assert!(state.verdict.problems[0].starts_with("n2 is down"), "{:?}", state.verdict.problems);
+    assert_eq!(state.verdict.problems[0], "n2 is down: its process has ended.");
 
     // What looks alike is kept once, and the oldest goes when there is too much.
     let (before, state) = (Arc::new(before), Arc::new(state));
@@ -389,6 +400,33 @@ async fn a_node_that_ends_keeps_its_data_and_a_stranger_is_shown() {
     assert!((3900..=4000).contains(&reports), "{reports}");
     // The fingers 0 to 2 all point to the stranger.
     assert_eq!(serde_json::to_value(&state.nodes[0].fingers).unwrap()[0]["last"], 2);
+}
+
+/// A deployer whose provider refuses, with another number each time.
+#[derive(Default)]
+struct Refused(AtomicUsize);
+
+impl Source for Refused {
+    fn observe(&self) -> BoxFuture<'_, Result<Vec<Expected>, String>> {
+        let number = self.0.fetch_add(1, Ordering::Relaxed);
+        async move { Err(format!("refused (request {number})")) }.boxed()
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_fails_again_and_again_fills_no_history() {
+    let mut aggregator = Aggregator::new(facts(), Arc::new(Refused::default()), "token");
+    let mut history = History::default();
+    let mut state = aggregator.round().await;
+    history.take(&Arc::new(state.clone()));
+    history.take(&Arc::new(aggregator.round().await));
+    assert_eq!(history.states().len(), 1);
+    // Without nodes there is an end to it too.
+    for number in 0..5000 {
+        state.ring = Some(number.to_string());
+        history.take(&Arc::new(state.clone()));
+    }
+    assert_eq!(history.states().len(), 4000);
 }
 
 #[tokio::test]

@@ -6,6 +6,9 @@ mod keys;
 mod openstack;
 mod schema;
 
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -211,12 +214,31 @@ pub fn write_count(path: &Path, count: usize) -> Result<bool> {
     text.map_or(Ok(false), |text| replace(path, &text).map(|()| true))
 }
 
-/// Writes a whole file anew: whoever reads it meanwhile sees the old or the new one.
+/// Writes a whole file anew: whoever reads it meanwhile sees the old or the new one. Nobody may read it who
+/// could not read the old one: it may hold a secret.
 pub fn replace(path: &Path, text: &str) -> Result<()> {
-    let draft = PathBuf::from(format!("{}.new", path.display()));
-    std::fs::write(&draft, text)
-        .and_then(|()| std::fs::rename(&draft, path))
-        .during(|| format!("cannot write {}", path.display()))
+    // Of a link, the file behind it is meant.
+    let file = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut draft = file.clone().into_os_string();
+    draft.push(".new");
+    let draft = PathBuf::from(draft);
+    let write = || {
+        // What an interrupted call has left may be open to everybody.
+        match std::fs::remove_file(&draft) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let old = std::fs::metadata(&file).ok();
+        let mode = if old.is_some() { 0o600 } else { 0o666 };
+        let mut new = File::options().write(true).create_new(true).mode(mode).open(&draft)?;
+        if let Some(old) = old {
+            new.set_permissions(old.permissions())?;
+        }
+        new.write_all(text.as_bytes())?;
+        new.sync_all()?;
+        std::fs::rename(&draft, &file)
+    };
+    write().during(|| format!("cannot write {}", path.display()))
 }
 
 /// A duration such as `10s`, `2m` or `1h`.
@@ -234,7 +256,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|error| {
         let failed = Error::caused(format!("cannot read the inventory {}", path.display()), &error);
-        if error.kind() == std::io::ErrorKind::NotFound {
+        if error.kind() == ErrorKind::NotFound {
             failed.hint("name the file as the last argument, or let `sky-deploy init` write one")
         } else {
             failed
@@ -355,6 +377,23 @@ openstack: 5
         let grown = count(text, "12").unwrap();
         assert_eq!(grown, "# ring\nnodes: 12   # five\nagent: {port: 5}\n");
         assert_eq!(count("nodes: [{name: a}]", "2"), None);
+    }
+
+    #[test]
+    fn a_changed_file_stays_as_private_as_it_was_and_behind_its_link() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("private.yaml"), folder.path().join("link.yaml"));
+        std::fs::write(&file, "nodes: 3 # ours\n").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+        symlink("private.yaml", &link).unwrap();
+        // Left by a call that was killed.
+        std::fs::write(folder.path().join("private.yaml.new"), "").unwrap();
+        assert!(write_count(&link, 4).unwrap());
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "nodes: 4 # ours\n");
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]

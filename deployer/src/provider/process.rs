@@ -5,7 +5,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{self, BoxStream, StreamExt};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 use sky_chord::Id;
@@ -34,6 +35,8 @@ const LOG_LIMIT_BYTES: u64 = 16 << 20;
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// How long a process counts as young, in clock ticks (100 a second on Linux).
 const YOUNG_TICKS: u64 = 3000;
+/// What the folder of a node that is being deleted is called before its name.
+const GONE: &str = ".gone-";
 /// How often a followed log is looked at.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
@@ -108,9 +111,21 @@ impl Processes {
             .into_iter()
             .flatten()
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| !name.starts_with(GONE))
             .collect();
         names.sort();
         names
+    }
+
+    /// Removes what is left of nodes that were deleted.
+    fn remove_gone(&self) -> Result<()> {
+        for entry in std::fs::read_dir(self.nodes()).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if entry.file_name().as_encoded_bytes().starts_with(GONE.as_bytes()) {
+                state::remove_all(&path).during(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+        Ok(())
     }
 
     /// The nodes that live and of whose record this is true.
@@ -158,9 +173,7 @@ impl Processes {
         let copy = self.copy_of(&bytes);
         if !copy.exists() {
             copy.parent().map_or(Ok(()), state::create_private)?;
-            state::write_private(&copy, &bytes)?;
-            std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o700))
-                .during(|| format!("cannot make {} executable", copy.display()))?;
+            state::write_program(&copy, &bytes)?;
         }
         Ok(self.program.get_or_init(|| copy).clone())
     }
@@ -171,6 +184,7 @@ impl Processes {
         if record.as_ref().is_some_and(|record| self.living(record).is_some()) {
             return Ok(());
         }
+        self.remove_gone()?;
         state::create_private(&self.data(&node.name))?;
         let program = match record.and_then(Record::kept_program) {
             Some(program) => program,
@@ -234,18 +248,25 @@ impl Processes {
         let Some(record) = self.record(name)? else { return Ok(None) };
         let Some((process, _)) = self.living(&record) else { return Ok(None) };
         let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
-        let Some(handle) = pid.and_then(|pid| {
-            // The handle stays with this very process, whoever gets the number later.
-            rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).ok()
-        }) else {
-            return Ok(None);
+        // The handle stays with this very process, whoever gets the number later.
+        let handle = match pid.map(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty())) {
+            Some(Ok(handle)) => handle,
+            None | Some(Err(Errno::SRCH)) => return Ok(None),
+            // It may well live: nobody may go on as if it had ended.
+            Some(Err(error)) => {
+                let what = format!("cannot get hold of {name} (process {})", process.pid);
+                return Err(Error::caused(what, &error).hint(
+                    "this needs `pidfd_open`, which is there since Linux 5.3 unless a sandbox \
+                     forbids it, and room for one more open file (`ulimit -n`)",
+                ));
+            }
         };
         if stat(process.pid).is_none_or(|stat| stat.start_ticks != process.start_ticks) {
             return Ok(None);
         }
         match rustix::process::pidfd_send_signal(&handle, signal) {
             Ok(()) => Ok(Some(handle)),
-            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(Errno::SRCH) => Ok(None),
             Err(error) => Err(Error::caused(
                 format!("cannot signal {name} (process {})", process.pid),
                 &error,
@@ -397,23 +418,26 @@ impl Provider for Processes {
         async move {
             self.end(name).await?;
             let folder = self.node(name);
-            if keep_data || !folder.exists() {
+            if keep_data {
                 return Ok(());
             }
-            std::fs::remove_dir_all(&folder)
-                .during(|| format!("cannot remove {}", folder.display()))
+            // What an interrupted command left has this name perhaps.
+            self.remove_gone()?;
+            if folder.exists() {
+                // At once: a node of this name must never start on half of the data.
+                let gone = self.nodes().join(format!("{GONE}{name}"));
+                std::fs::rename(&folder, gone)
+                    .during(|| format!("cannot remove {}", folder.display()))?;
+            }
+            self.remove_gone()
         }
         .boxed()
     }
 
     fn clear(&self) -> Doing<'_, ()> {
         let shared = self.site.folder.path().join("bin");
-        done(match std::fs::remove_dir_all(&shared) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::caused(format!("cannot remove {}", shared.display()), &error))
-            }
-            _ => Ok(()),
-        })
+        let removed = state::remove_all(&shared);
+        done(removed.during(|| format!("cannot remove {}", shared.display())))
     }
 
     fn logs(&self, name: &str, wanted: LogRequest) -> BoxStream<'_, Result<Said>> {

@@ -161,6 +161,21 @@ fn a_ring_whose_folder_is_lost_is_removed_by_its_marks() {
     let before = site.cloud.state().dump();
     assert_eq!(site.apply().code, Some(0));
     std::fs::remove_dir_all(site.path("state")).unwrap();
+    // What is made here would not fit to what is there.
+    let from = site.cloud.count();
+    for command in [
+        &["apply", "--detach", "--yes"][..],
+        &["plan"],
+        &["add", "--yes"],
+        &["start", "sky-1"],
+        &["restart", "sky-1"],
+        &["upgrade", "--yes"],
+    ] {
+        site.fails(command, &["the ring sky is there", "`sky-deploy adopt`", "`ring.name`"]);
+    }
+    assert_eq!(site.cloud.mutations(from), Vec::<String>::new());
+    assert!(["secret", "token", "ring.json"].iter().all(|name| !site.home().join(name).exists()));
+    assert_eq!(site.json(&["status"])["nodes"].as_array().unwrap().len(), 2);
     site.fails(
         &["adopt"],
         &["no node of sky tells its secrets", "`sky-deploy destroy` still works"],

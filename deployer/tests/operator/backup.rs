@@ -230,6 +230,28 @@ fn damaged_files_are_refused_and_keys_that_exist_are_respected() {
     assert_eq!(held(&ring, "skipped").0, expected);
     ring.must(&["restore", "all", "--yes", "--overwrite", "--verify"]);
     assert_eq!(held(&ring, "overwritten").0, all);
+
+    // Once all was stored, what was read back was interrupted. Since then a key was deleted.
+    let folder = ring.home().join("sky/e2e-15640");
+    let record = std::fs::read(folder.join("ring.json")).unwrap();
+    let record: Value = serde_json::from_slice(&record).unwrap();
+    let interrupted = |existing: &str| {
+        let kept = serde_json::json!({
+            "backup": "3", "ring": record["ring_id"], "existing": existing, "blocks": 16
+        });
+        std::fs::write(folder.join("restore.json"), kept.to_string()).unwrap();
+    };
+    ring.must(&["kv", "delete", mine]);
+    interrupted("refuse");
+    let text = fails(&ring, &["restore", "all", "--yes"]);
+    assert!(text.contains("has keys already"), "{text}");
+    interrupted("overwrite");
+    let overwrite = ["restore", "all", "--yes", "--overwrite", "--verify"];
+    let text = fails(&ring, &overwrite);
+    assert!(text.contains("going on after block 16") && text.contains("0 keys stored"), "{text}");
+    assert!(text.contains("1 keys are missing and 0 have another value"), "{text}");
+    ring.must(&overwrite);
+    assert_eq!(held(&ring, "repaired").0, all);
 }
 
 #[test]

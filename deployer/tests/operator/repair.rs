@@ -104,7 +104,7 @@ fn survivors_go_on_when_a_majority_is_gone_for_good() {
     }
     let text = fails(&ring, &["remove", &pair[2], "--yes"]);
     assert!(text.contains(&format!("{} cannot leave the ring", pair[2])), "{text}");
-    assert!(text.contains("`sky-deploy apply` starts what is down"), "{text}");
+    assert!(text.contains(&format!("first `sky-deploy start {}`", gone[0].name)), "{text}");
     gone.iter().for_each(|node| lose_data(&ring, node));
     let text = fails(&ring, &["repair"]);
     assert!(text.contains("--accept-loss lets the survivors go on"), "{text}");
@@ -181,6 +181,25 @@ fn a_lone_survivor_and_nodes_made_anew_become_a_ring_again() {
             assert_eq!(now[&format!("key/{i}")], (StatusCode::OK, format!("value {i}")));
         }
     }
+}
+
+/// The only one that kept a range is stopped: it is not lost.
+#[test]
+fn what_only_a_stopped_node_keeps_is_not_given_up() {
+    let mut ring = Ring::new("process", 2, 15_750);
+    ring.replicas = 1;
+    ring.resize(2);
+    ring.must(&["apply", "--detach"]);
+    ring.must(&["stop", "e2e-15750-2"]);
+    let text = fails(&ring, &["repair", "--accept-loss", "--yes"]);
+    assert!(text.contains("nobody who answers has kept it"), "{text}");
+    assert!(text.contains("e2e-15750-2 is not gone for good: it does not run"), "{text}");
+    assert!(text.contains("`sky-deploy start e2e-15750-2` may bring it back"), "{text}");
+    assert!(!text.contains("nothing left to repair"), "{text}");
+    let data = ring.home().join("sky/e2e-15750/nodes/e2e-15750-2/data");
+    std::fs::remove_dir_all(data).unwrap();
+    let text = fails(&ring, &["repair", "--accept-loss", "--yes"]);
+    assert!(text.contains("there is nothing left to repair 1 range from"), "{text}");
 }
 
 /// All that kept a range are gone: what is left is saved for a new ring.

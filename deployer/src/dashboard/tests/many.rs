@@ -216,6 +216,8 @@ async fn dashboard(many: Arc<Many>) -> (Arc<Deployer>, String) {
         url: format!("http://{address}/{node}"),
         provider: "process".to_owned(),
         state: NodeState::Up,
+        runs: true,
+        note: None,
         pid: None,
         container: None,
     });
