@@ -14,6 +14,8 @@ mod damage;
 mod expiring;
 #[path = "sim/sabotages.rs"]
 mod sabotages;
+#[path = "sim/silence.rs"]
+mod silence;
 #[allow(dead_code, reason = "each test program uses its own part of the simulator")]
 #[path = "sim/mod.rs"]
 mod sim;
