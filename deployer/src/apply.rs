@@ -356,7 +356,7 @@ pub(crate) mod tests {
     }
 
     /// All of the circle, with these members.
-    fn circle(members: &[&NodeSpec]) -> RangeView {
+    pub(crate) fn circle(members: &[&NodeSpec]) -> RangeView {
         RangeView {
             lo: Id::small(1),
             hi: Id::small(1),

@@ -13,7 +13,7 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{During, Error, Result};
 use crate::printer::Printer;
-use crate::state::{create_private, random_hex, read_json, write_json};
+use crate::state::{create_private, random_hex, read_json, remove_all, write_json};
 use crate::{amount, machine, moment};
 
 /// How often a holder on a shared disk gives a sign of life.
@@ -192,12 +192,7 @@ impl Lock {
     /// Gives the lock up, and its files with it.
     pub(crate) fn remove(self) -> Result<()> {
         // Still held: whoever opens the file before it goes is refused, or sees that it is another one.
-        match std::fs::remove_file(&self.path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(Error::caused(format!("cannot remove {}", self.path.display()), &error))
-            }
-            _ => Ok(()),
-        }
+        remove_all(&self.path).during(|| format!("cannot remove {}", self.path.display()))
     }
 
     /// Gives signs of life until it is told to stop.

@@ -386,9 +386,8 @@ fn keys_to_move(wanted: &[NodeSpec], observed: &[Sighting], replicas: usize) -> 
 
 #[cfg(test)]
 mod tests {
-    use sky_chord::{KeyCount, Load, NodeId, Peer, Phase, View};
-
     use super::*;
+    use crate::apply::tests::{circle, report};
     use crate::node::Handle;
 
     fn inventory(text: &str) -> Inventory {
@@ -495,37 +494,6 @@ mod tests {
         assert!(plan.warnings[0].contains("sky-1 is down"));
     }
 
-    /// Says that these nodes keep every key.
-    fn told(seen: &Sighting, members: &[Sighting]) -> View {
-        let peer = |seen: &Sighting| Peer {
-            node: NodeId { position: seen.node.id, incarnation: 1 },
-            address: seen.node.address().into(),
-        };
-        let range = RangeView {
-            lo: seen.node.id,
-            hi: seen.node.id,
-            epoch: 1,
-            members: members.iter().map(peer).collect(),
-            prev: Vec::new(),
-            leads: true,
-            unswept: false,
-            lagging: Vec::new(),
-            keys: 0,
-        };
-        View {
-            me: peer(seen),
-            ring: Some("r".to_owned()),
-            phase: Phase::Up,
-            predecessor: None,
-            successors: Vec::new(),
-            fingers: Vec::new(),
-            ranges: vec![range],
-            members: Vec::new(),
-            keys: KeyCount::default(),
-            load: Load::default(),
-        }
-    }
-
     #[test]
     fn who_may_have_what_others_lack_runs_before_it_is_removed() {
         let does = |text: &str, observed: &[Sighting]| -> Vec<String> {
@@ -554,7 +522,9 @@ mod tests {
         assert_eq!(does(renamed, &one), ["Create green", "Remove sky-1"]);
         // Others tell who has the data.
         (five[0].state, five[0].runs) = (NodeState::Up, true);
-        five[0].view = Some(told(&five[0], &five[..4]));
+        let keepers: Vec<&NodeSpec> = five[..4].iter().map(|seen| &seen.node).collect();
+        let view = report(&five[0].node, Some(vec![circle(&keepers)])).view;
+        five[0].view = Some(view);
         let starts = ["Start sky-2", "Start sky-3", "Start sky-4"].map(str::to_owned);
         assert_eq!(does("nodes: 3", &five), [&starts[..], &removals].concat());
     }

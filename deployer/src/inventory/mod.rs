@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use sky_chord::Id;
 
 use crate::error::{During, Error, Problem, Result};
+use crate::state::remove_all;
 pub use edit::Wishes;
 pub use openstack::{AntiAffinity, FloatingIps, Openstack};
 pub use schema::schema;
@@ -224,10 +225,7 @@ pub fn replace(path: &Path, text: &str) -> Result<()> {
     let draft = PathBuf::from(draft);
     let write = || {
         // What an interrupted call has left may be open to everybody.
-        match std::fs::remove_file(&draft) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_all(&draft)?;
         let old = std::fs::metadata(&file).ok();
         let mode = if old.is_some() { 0o600 } else { 0o666 };
         let mut new = File::options().write(true).create_new(true).mode(mode).open(&draft)?;
